@@ -1,0 +1,129 @@
+"""The options of a service, checked and put together from where they may be given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from attrs import frozen
+
+from servicegroup.service import OnFailure, OnReturn, ReadyWhen, Service
+
+
+@frozen(kw_only=True)
+class Options:
+    """What a group goes by for one service; services with the same options share them."""
+
+    ready_when: ReadyWhen
+    daemon: bool
+    start_timeout: float
+    stop_timeout: float
+    on_failure: OnFailure
+    on_return: OnReturn
+    expected_on_stop: tuple[type[BaseException], ...]
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "ready_when": ("entered", "announced", "returned"),
+    "on_failure": ("stop", "continue"),
+    "on_return": ("continue", "stop"),
+}
+NAMES = (
+    "ready_when",
+    "daemon",
+    "start_timeout",
+    "stop_timeout",
+    "on_failure",
+    "on_return",
+    "expected_on_stop",
+)
+
+
+def seconds(whose: str, name: str, value: object) -> float:
+    """`value` if it is a number of seconds.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{whose}: {name} must be a number of seconds (math.inf: no limit), not {value!r}"
+        )
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{whose}: {name} must be 0 or more seconds, not {value!r}")
+    return value
+
+
+def choice(whose: str, name: str, value: object) -> str:
+    """`value` if it is one of the words for `name`; ValueError otherwise."""
+    for word in CHOICES[name]:
+        if value == word:
+            return word
+    words = ", ".join(map(repr, CHOICES[name]))
+    raise ValueError(f"{whose}: {name} must be one of {words}, not {value!r}")
+
+
+def flag(whose: str, name: str, value: object) -> bool:
+    """`value` if it is a bool; TypeError otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{whose}: {name} must be True or False, not {value!r}")
+    return value
+
+
+class Resolver:
+    """Puts options together: the keyword before the service's attribute before the default."""
+
+    def __init__(self, defaults: Mapping[str, object]) -> None:
+        self._defaults = {"ready_when": "entered", "expected_on_stop": (), **defaults}
+        self._known: dict[tuple[object, ...], Options] = {}
+
+    def resolve(self, service: object, name: str, given: Mapping[str, object]) -> Options:
+        """The options of `service`, which the group knows as `name`.
+
+        Raises:
+            TypeError, ValueError: one of them is wrong; the message says which, and whose.
+        """
+        values: list[object] = []
+        for option in NAMES:
+            value = given.get(option)
+            if value is None and isinstance(service, Service):
+                value = getattr(service, option)
+            if value is None:
+                value = self._defaults.get(option)
+                if option == "on_return" and values[0] == "returned":
+                    value = "continue"  # the group's default is not meant for these
+            values.append(value)
+        key = (*values, *map(type, values))  # the types, since True == 1
+        try:
+            return self._known[key]
+        except (KeyError, TypeError):  # TypeError: something unhashable, so certainly wrong
+            pass
+        options = _checked(f"service {name!r}", dict(zip(NAMES, values, strict=True)))
+        self._known[key] = options
+        return options
+
+
+def _checked(whose: str, values: dict[str, object]) -> Options:
+    for name in CHOICES:
+        choice(whose, name, values[name])
+    for name in ("start_timeout", "stop_timeout"):
+        seconds(whose, name, values[name])
+    returned = values["ready_when"] == "returned"
+    if returned and values["on_return"] != "continue":
+        raise ValueError(
+            f'{whose}: on_return has no meaning with ready_when="returned", where a start() that '
+            "returns means up: leave one of them out"
+        )
+    daemon = returned if values["daemon"] is None else flag(whose, "daemon", values["daemon"])
+    expected = _exception_types(whose, values["expected_on_stop"])
+    return Options(**{**values, "daemon": daemon, "expected_on_stop": expected})  # type: ignore[arg-type]
+
+
+def _exception_types(whose: str, value: object) -> tuple[type[BaseException], ...]:
+    types = (value,) if isinstance(value, type) else value
+    if isinstance(types, Iterable):
+        types = tuple(types)
+        if all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+            return types
+    raise TypeError(f"{whose}: expected_on_stop must be exception types, not {value!r}")

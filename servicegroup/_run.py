@@ -1,0 +1,676 @@
+"""One run of a group: a mailbox, and the decisions of the one thread that takes from it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextvars import Context, copy_context
+
+import attrs
+from attrs import frozen
+
+from servicegroup import _log, events
+from servicegroup._dispatcher import Dispatcher, Subscriber
+from servicegroup._mailbox import Mailbox, Message
+from servicegroup._runner import GroupThread, Runner
+from servicegroup._stopper import Stopper
+from servicegroup._table import Table
+from servicegroup.errors import (
+    ServiceCrashedError,
+    ServiceGroupError,
+    StartTimeoutError,
+    StopTimeoutError,
+)
+from servicegroup.report import GroupState, Report, ServiceStatus, State, one_line
+from servicegroup.service import Service
+
+# Of the time a stop may take: when the services not asked yet are asked all at once, and when the
+# last are abandoned, so that a little is left to tell of it.
+RESERVE_SHARE = 0.9
+ABANDON_SHARE = 0.98
+FLUSH_SECONDS = 1.0
+# A nested group ends its own stop that much sooner than the outer one would abandon it.
+NESTED_SHARE = 1.1
+
+ALL_FINISHED = "all services have finished"
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What a group was made with, as far as a run needs it."""
+
+    name: str
+    shutdown_timeout: float
+    drain_delay: float
+    start_concurrently: bool
+    stop_concurrently: bool
+
+
+class Run:
+    """The state of one run.
+
+    Everything here is read and written by the deciding thread alone, but for the mailbox, the two
+    events and what `status()` reads. That thread calls no user code and writes no log.
+
+    Invariant: a runner is asked to stop at most once, and only after every runner started later is
+    settled, unless `_at_once` is set or one of those was abandoned.
+    """
+
+    def __init__(
+        self, settings: Settings, table: Table, subscribers: list[Subscriber], mailbox: Mailbox
+    ) -> None:
+        self.settings = settings
+        self.post = mailbox.put
+        self.now = mailbox.now
+        self.begun = False  # guarded by the table's lock
+        self.state = GroupState.NEW
+        self.is_ready = False
+        self.ready_or_never = threading.Event()  # set while ready, and for good once stopping
+        self.over = threading.Event()
+        self.report: Report | None = None
+        self.error: ServiceGroupError | None = None
+        self.exit: SystemExit | None = None
+        self.context: Context = copy_context()
+        self.root: Run = self
+        self.wall_offset = 0.0
+        self.on_stop_begun: Callable[[float], None] = lambda _seconds: None
+
+        self._table = table
+        self._mailbox = mailbox
+        self._subscribers = subscribers
+        self._parent: Runner | None = None
+        self._outer: Run | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._stopper = Stopper(settings.name, self)
+        self._runners: list[Runner] = []
+        self._awaited: Runner | None = None  # the next one starts when this one is ready
+        self._unready = 0  # services that are meant to be up and are not
+        self._working = 0  # services other than daemons that have not ended
+        self._had_work = False
+        self._was_ready = False
+        self._drainable: list[Runner] = []
+        self._draining: Runner | None = None
+        self._held = False  # draining until the outer group says stop
+        self._left = 0  # runners that may be owed a stop: the first so many
+        self._at_once = False
+        self._joining: GroupThread | None = None  # nothing else is to be waited for
+        self._deadlines: list[tuple[float, int, Runner]] = []  # a heap; see _until
+        self._serial = itertools.count()  # so that the heap never compares runners
+        self._started_at = 0.0
+        self._delay_until: float | None = None
+        self._reserve_at = math.inf
+        self._abandon_at = math.inf
+        self._end_at = math.inf
+        self._reason = ""
+        self._failures: list[Exception] = []
+        self._details = False  # somebody reads of each start and stop; not asked for every one
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def nest(self, parent: Runner, outer: Run) -> None:
+        """This group is a service of another one."""
+        self._parent, self._outer, self.root = parent, outer, outer.root
+
+    def decide(self) -> None:
+        """Run from beginning to end, on the calling thread."""
+        try:
+            self._begin()
+            while self.state is not GroupState.STOPPED:
+                message = self._next_message()
+                if message is not None:
+                    handler, args = message
+                    handler(*args)
+                    del message, args  # they would keep a service's error while this waits
+                if self.state is GroupState.RUNNING:
+                    self._details = self._wants_details()
+                self._expire()
+                self._advance()
+            self._end()
+        finally:
+            self.state = GroupState.STOPPED
+            self._table.reopen()
+            self.ready_or_never.set()
+            self.over.set()
+
+    def _next_message(self) -> Message | None:
+        if self._joining is not None:
+            thread, self._joining = self._joining, None
+            return self._mailbox.get_after(thread, self._until())
+        return self._mailbox.get(self._until())
+
+    def _begin(self) -> None:
+        self._started_at = self.now()
+        self.wall_offset = time.time() - self._started_at
+        if self._outer is None or self._subscribers:
+            self.on_subscribed()
+        self._stopper.start()
+        self._details = self._wants_details()
+        self.state = GroupState.STARTING
+        self._tell(events.GroupStarting)
+
+    def _until(self) -> float | None:
+        """When to look again though no message came; None: never."""
+        if self._may_start():
+            return 0.0
+        deadlines = self._deadlines
+        # Those that were met are left in the heap until they come up, and are thrown away here: one
+        # of them must not wake an idle group.
+        while deadlines and deadlines[0][2].deadline != deadlines[0][0]:
+            heapq.heappop(deadlines)
+        until = min(self._reserve_at, deadlines[0][0] if deadlines else math.inf)
+        if self._delay_until is not None:
+            until = min(until, self._delay_until)
+        return None if until == math.inf else until
+
+    def _expire(self) -> None:
+        deadlines = self._deadlines
+        if not deadlines and self._reserve_at == math.inf:
+            return
+        now = self.now()
+        while deadlines and deadlines[0][0] <= now:
+            when, _, runner = heapq.heappop(deadlines)
+            if runner.deadline != when:
+                continue
+            runner.deadline = None
+            if runner.asked:
+                self._abandon(runner)
+            elif runner is self._draining:
+                self._drain_timed_out(runner)
+            else:
+                self._start_timed_out(runner)
+        if now >= self._reserve_at:
+            self._reserve_at = math.inf
+            self._at_once = True
+
+    def _advance(self) -> None:
+        if self.state in (GroupState.STARTING, GroupState.RUNNING):
+            if self._may_start():
+                self._start_next()
+            if self.state is GroupState.STARTING and not self._may_start() and not self._awaited:
+                self.state = GroupState.RUNNING
+            if self.state is GroupState.RUNNING:
+                self._update_ready()
+                self._end_if_done()
+        if self.state is GroupState.DRAINING:
+            self._drain_next()
+        if self.state is GroupState.STOPPING:
+            self._stop_next()
+
+    def _set_deadline(self, runner: Runner, when: float) -> None:
+        runner.deadline = when
+        if when != math.inf:
+            heapq.heappush(self._deadlines, (when, next(self._serial), runner))
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def on_added(self) -> None:
+        """The table has grown."""
+
+    def _may_start(self) -> bool:
+        return (
+            self.state in (GroupState.STARTING, GroupState.RUNNING)
+            and self._awaited is None
+            and len(self._runners) < len(self._table.entries)
+        )
+
+    def _start_next(self) -> None:
+        entry = self._table.entries[len(self._runners)]
+        options = entry.options
+        context = self.context.copy() if self.context else None
+        runner = Runner(entry.service, entry.name, options, self, context)
+        self._runners.append(runner)
+        runner.state = State.STARTING
+        runner.started_at = self.now()
+        self._unready += 1
+        if not options.daemon:
+            self._working += 1
+            self._had_work = True
+        if runner.drain is not None:
+            self._drainable.append(runner)
+        self._tell_of(runner, events.ServiceStarting)
+        if options.ready_when != "entered":
+            self._set_deadline(runner, runner.started_at + options.start_timeout)
+            if self.state is GroupState.STARTING and not self.settings.start_concurrently:
+                self._awaited = runner
+        try:
+            runner.launch(f"{self.settings.name}/{entry.name}")
+        except Exception as error:  # no thread to be had
+            self.on_ended(runner, error)
+
+    def on_entered(self, runner: Runner) -> None:
+        """Its thread runs `start()`."""
+        runner.entered = True
+        if runner.options.ready_when == "entered":
+            self._set_ready(runner, True)
+
+    def on_announced(self, runner: Runner, ready: bool) -> None:
+        """It called `mark_ready()` or `mark_not_ready()`."""
+        returned = runner.options.ready_when == "returned"
+        if runner.ended == returned and (ready or runner.ready_at is not None):
+            self._set_ready(runner, ready)
+
+    def _set_ready(self, runner: Runner, ready: bool) -> None:
+        if runner.ready is ready or runner.state not in (State.STARTING, State.RUNNING):
+            return
+        now = self.now()
+        runner.ready = ready
+        if not ready:
+            runner.unready_at = now
+            self._unready += 1
+            self._tell_of(runner, events.ServiceNotReady)
+            return
+        since = runner.started_at if runner.ready_at is None else runner.unready_at
+        if runner.ready_at is None:
+            runner.ready_at = now
+            runner.state = State.RUNNING
+            self._await_no_more(runner)
+        self._unready -= 1
+        self._tell_of(runner, events.ServiceReady, seconds=now - since)
+
+    def _await_no_more(self, runner: Runner) -> None:
+        runner.deadline = None
+        if self._awaited is runner:
+            self._awaited = None
+
+    def _start_timed_out(self, runner: Runner) -> None:
+        self._await_no_more(runner)
+        error = StartTimeoutError(runner.name, runner.options.start_timeout, runner.take_stack())
+        self._fail(runner, error, "while starting")
+        self._follow_failure(runner, error)
+
+    def _update_ready(self) -> None:
+        ready = self._unready == 0
+        if ready is not self.is_ready:
+            self.is_ready = ready
+            if ready:
+                self._was_ready = True
+                self._tell(events.GroupReady)
+                self.ready_or_never.set()
+            else:
+                self.ready_or_never.clear()
+            if self._parent is not None:
+                self._parent.announce(ready)
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def on_ended(self, runner: Runner, error: BaseException | None) -> None:
+        """Its `start()` returned, or raised `error`."""
+        if runner.settled:
+            return  # abandoned: what comes late counts no more
+        runner.ended = True
+        if error is not None:
+            self._raised(runner, error)
+        elif not runner.asked:
+            self._returned(runner)
+        self._settle_if_over(runner)
+
+    def _returned(self, runner: Runner) -> None:
+        if runner.ready_at is None:
+            self._set_ready(runner, True)
+        if runner.options.ready_when == "returned":
+            return
+        self._retire(runner)
+        runner.state = State.FINISHED
+        self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
+        if runner.options.on_return == "stop":
+            self.on_stop(f"service {runner.name!r} returned")
+
+    def _raised(self, runner: Runner, error: BaseException) -> None:
+        if runner.asked and isinstance(error, runner.options.expected_on_stop):
+            return
+        phase = "while running"
+        if runner.asked:
+            phase = "while stopping"
+        elif runner.ready_at is None:
+            phase = "while starting"
+        elif self.state is GroupState.DRAINING:
+            phase = "while draining"
+        if not runner.asked:
+            self._retire(runner)
+        runner.owed = False
+        if isinstance(error, SystemExit) and not error.code:
+            runner.state = runner.final = State.FINISHED
+            self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
+        else:
+            runner.state = runner.final = State.FAILED
+        self._fail(runner, error, phase)
+        self._follow_failure(runner, error)
+
+    def _retire(self, runner: Runner) -> None:
+        """It ended by itself: it counts neither as up nor as working."""
+        self._await_no_more(runner)
+        if runner.ready:
+            runner.ready = False
+        else:
+            self._unready -= 1
+        if not runner.options.daemon:
+            self._working -= 1
+
+    def _end_if_done(self) -> None:
+        done = self._working == 0 and (self._had_work or not self._runners)
+        if done and self._table.close_after(len(self._runners)):
+            self.on_stop(ALL_FINISHED)
+
+    def _fail(self, runner: Runner, error: BaseException, phase: str) -> None:
+        """Take down a failure; what follows from it is for the caller."""
+        if isinstance(error, SystemExit):
+            if not error.code:
+                return
+            self.exit = self.exit or error
+        elif not isinstance(error, Exception):
+            crash = ServiceCrashedError(one_line(error))
+            crash.__cause__ = error
+            error = crash
+        note = f"in service {runner.name!r}, {phase}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        if runner.error is None:
+            runner.error = error
+        fatal = phase == "while stopping" or runner.options.on_failure == "stop"
+        if fatal and isinstance(error, Exception):
+            self._failures.append(error)
+        if runner.state is not State.ABANDONED:
+            self._tell_of(runner, events.ServiceFailed, error=error, phase=phase)
+
+    def _follow_failure(self, runner: Runner, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            reason = f"service {runner.name!r} called sys.exit({error.code!r})"
+            self.on_stop(reason, hurry=bool(error.code))
+        elif runner.options.on_failure == "stop":
+            self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+
+    # -- draining ---------------------------------------------------------------------------------
+
+    def on_stop(self, reason: str, hurry: bool = False) -> None:
+        """Somebody asks for the stop; with `hurry`, without the drain delay."""
+        now = self.now()
+        if self.state is GroupState.DRAINING and not self._held:
+            if hurry:
+                self._delay_until = None
+            return
+        if self.state in (GroupState.STOPPING, GroupState.STOPPED):
+            return
+        seconds = self.settings.shutdown_timeout
+        if self._parent is not None and self._parent.asked and self._outer is not None:
+            reason = f"group {self._outer.settings.name!r} stops"
+            seconds = min(seconds, self._parent.remaining() / NESTED_SHARE)
+        self._reason = reason
+        self._reserve_at = now + RESERVE_SHARE * seconds
+        self._abandon_at = now + ABANDON_SHARE * seconds
+        self._end_at = now + seconds
+        self.on_stop_begun(seconds)
+        if self._held:
+            self._held = False
+        else:
+            if self._was_ready and not hurry and self.settings.drain_delay:
+                self._delay_until = now + self.settings.drain_delay
+            self._begin_drain()
+
+    def on_drain(self) -> None:
+        """The outer group drains, and will say stop."""
+        if self.state in (GroupState.STARTING, GroupState.RUNNING):
+            self._held = True
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        self._table.close()
+        self._details = self._wants_details()
+        self.state = GroupState.DRAINING
+        self.is_ready = False
+        self._awaited = None
+        self.ready_or_never.set()
+        self._tell(events.GroupDraining)
+
+    def _drain_next(self) -> None:
+        """One drain at a time, the last added first; then the delay; then the stop."""
+        while self._draining is None and self._drainable and not self._at_once:
+            runner = self._drainable.pop()
+            if runner.entered and runner.state in (State.STARTING, State.RUNNING):
+                self._draining = runner
+                self._set_deadline(runner, self.now() + runner.options.stop_timeout)
+                self._stopper.drain(runner)
+        if self._delay_until is not None and self.now() >= self._delay_until:
+            self._delay_until = None
+        waits = self._held or self._draining is not None or self._delay_until is not None
+        if self._at_once or not waits:
+            self._delay_until = self._draining = None
+            self._left = len(self._runners)
+            self.state = GroupState.STOPPING
+            self._tell(events.GroupStopping)
+
+    def on_drained(self, runner: Runner, error: BaseException | None) -> None:
+        """Its `drain()` returned, or raised `error`."""
+        if runner is self._draining:
+            self._draining = runner.deadline = None
+        if error is not None and not runner.asked:
+            self._fail(runner, error, "while draining")
+            self._follow_failure(runner, error)
+
+    def _drain_timed_out(self, runner: Runner) -> None:
+        self._draining = None
+        error = StopTimeoutError(runner.name, runner.options.stop_timeout, runner.take_stack())
+        self._fail(runner, error, "while draining")
+        self._replace_stopper()
+
+    # -- stopping ---------------------------------------------------------------------------------
+
+    def _stop_next(self) -> None:
+        runners = self._runners
+        if self._at_once or self.settings.stop_concurrently:
+            self._at_once = True
+            for runner in reversed(runners[: self._left]):
+                if not (runner.asked or runner.settled):
+                    self._ask(runner)
+        while self._left:
+            runner = runners[self._left - 1]
+            if not (runner.asked or runner.settled):
+                self._ask(runner)
+            if not runner.settled:
+                if runner.stop_returned and not self._at_once:
+                    self._joining = runner.thread
+                return
+            self._left -= 1
+        self.state = GroupState.STOPPED
+
+    def _ask(self, runner: Runner) -> None:
+        if not runner.owed:
+            runner.settled = True
+            return
+        if runner.claim():
+            runner.settled = True
+            runner.state = State.NEW
+            return
+        now = self.now()
+        runner.final = State.FINISHED if runner.state is State.FINISHED else State.STOPPED
+        runner.asked = True
+        runner.asked_at = now
+        runner.state = State.STOPPING
+        runner.ready = False
+        self._set_deadline(runner, min(now + runner.options.stop_timeout, self._abandon_at))
+        self._tell_of(runner, events.ServiceStopping)
+        if runner.stops_by_event:
+            # Not worth another thread: two switches saved for each of many services.
+            assert isinstance(runner.service, Service)
+            runner.service.stopping.set()
+            runner.stop_returned = True
+            self._settle_if_over(runner)
+        elif self._at_once:
+            self._stopper.stop_apart(runner)
+        else:
+            self._stopper.stop(runner)
+
+    def on_stopped(self, runner: Runner, error: BaseException | None) -> None:
+        """Its `stop()` returned, or raised `error`."""
+        if runner.settled:
+            return
+        runner.stop_returned = True
+        if error is not None and not isinstance(error, runner.options.expected_on_stop):
+            runner.final = State.FAILED
+            self._fail(runner, error, "while stopping")
+        self._settle_if_over(runner)
+
+    def _settle_if_over(self, runner: Runner) -> None:
+        if runner.asked and runner.stop_returned and runner.ended and runner.asked_at is not None:
+            runner.settled = True
+            runner.settled_at = self.now()
+            runner.deadline = None
+            runner.state = runner.final
+            self._tell_of(
+                runner, events.ServiceStopped, seconds=runner.settled_at - runner.asked_at
+            )
+
+    def _abandon(self, runner: Runner) -> None:
+        runner.settled = True
+        runner.settled_at = self.now()
+        seconds = runner.settled_at - (runner.asked_at or 0.0)
+        runner.stack = runner.take_stack()
+        runner.state = State.ABANDONED
+        error = StopTimeoutError(runner.name, seconds, runner.stack)
+        self._fail(runner, error, "while stopping")
+        self._tell_of(runner, events.ServiceAbandoned, seconds=seconds, stack=runner.stack)
+        if not runner.stop_returned and not self._at_once:
+            self._replace_stopper()
+
+    def _replace_stopper(self) -> None:
+        try:
+            self._stopper.replace()
+        except RuntimeError as error:  # no thread to be had: the rest cannot be asked
+            self._failures.append(error)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        now = self.now()
+        self.report = Report(
+            name=self.settings.name,
+            reason=self._reason,
+            started_at=self._started_at + self.wall_offset,
+            seconds=now - self._started_at,
+            exit_code=self._exit_code(),
+            services=self.status(),
+        )
+        if self._failures:
+            self.error = ServiceGroupError(
+                f"group {self.settings.name!r}: {self._reason}", self._failures, self.report
+            )
+        brief = self._reason == ALL_FINISHED and self.report.seconds < 1 and self._had_work
+        self._emit(
+            events.GroupStopped(
+                group=self.settings.name,
+                time=now + self.wall_offset,
+                monotonic=now,
+                reason=self._reason,
+                seconds=self.report.seconds,
+                brief=brief,
+            )
+        )
+        left = max(0.0, min(FLUSH_SECONDS, self._end_at - now))
+        if self._dispatcher is not None:
+            self._dispatcher.close(left)
+        self._stopper.close(left)
+        until = time.monotonic() + left
+        for runner in self._runners:
+            # Their start() has ended; this waits for the last few instructions of each thread.
+            if runner.thread is not None and runner.state is not State.ABANDONED:
+                runner.thread.join(max(0.0, until - time.monotonic()))
+                runner.thread = None
+
+    def _exit_code(self) -> int:
+        if self.exit is not None:
+            return self.exit.code if isinstance(self.exit.code, int) else 1
+        return 1 if self._failures else 0
+
+    def status(self) -> tuple[ServiceStatus, ...]:
+        """How the services stand. Any thread."""
+        statuses = [runner.status() for runner in self._runners]
+        for entry in self._table.entries[len(statuses) :]:
+            statuses.append(ServiceStatus(name=entry.name, state=State.NEW))
+        return tuple(statuses)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the outcome will be a failure. Any thread."""
+        return bool(self._failures) or self.exit is not None
+
+    def abandoned(self) -> Runner | None:
+        """One whose abandoned thread still lives, if there is one."""
+        for runner in self._runners:
+            for thread in (runner.thread, runner.stop_thread):
+                if runner.state is State.ABANDONED and thread is not None and thread.is_alive():
+                    return runner
+        return None
+
+    def running(self) -> list[Runner]:
+        """Those whose `start()` or `stop()` has not ended. Any thread."""
+        return [
+            runner
+            for runner in list(self._runners)
+            if runner.stop_thread is not None
+            or (runner.thread is not None and not runner.ended and runner.thread.is_alive())
+        ]
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def on_subscribed(self) -> None:
+        """There is somebody to tell."""
+        if self._dispatcher is None:
+            subscribers = self._subscribers
+            self._dispatcher = Dispatcher(self.settings.name, self.root, subscribers)
+            self._dispatcher.start()
+
+    def _wants_details(self) -> bool:
+        if self._subscribers:
+            return True
+        return _log.wants_details() if self._outer is None else self._outer._wants_details()
+
+    def _tell(self, kind: type[events.GroupEvent]) -> None:
+        now = self.now()
+        self._emit(
+            kind(
+                group=self.settings.name,
+                time=now + self.wall_offset,
+                monotonic=now,
+                reason=self._reason or None,
+                seconds=now - self._started_at,
+            )
+        )
+
+    def _tell_of(self, runner: Runner, kind: type[events.ServiceEvent], **known: object) -> None:
+        # Thousands of records that nobody reads would cost more than the services' threads.
+        if kind in _DETAILS and not self._details:
+            return
+        now = self.now()
+        self._emit(
+            kind(
+                group=self.settings.name,
+                time=now + self.wall_offset,
+                monotonic=now,
+                service=runner.name,
+                **known,  # type: ignore[arg-type]
+            )
+        )
+
+    def _emit(self, event: events.Event) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.put(event)
+        if self._outer is not None and self._parent is not None:
+            outer, inner = self._outer, self._parent.name
+            if isinstance(event, events.ServiceEvent):
+                name = f"{inner}/{event.service}"
+                outer._emit(attrs.evolve(event, group=outer.settings.name, service=name))
+            else:
+                below = event.group[len(self.settings.name) :]
+                outer._emit(attrs.evolve(event, group=f"{outer.settings.name}/{inner}{below}"))
+
+
+_DETAILS = (
+    events.ServiceStarting,
+    events.ServiceReady,
+    events.ServiceFinished,
+    events.ServiceStopping,
+    events.ServiceStopped,
+)

@@ -1,0 +1,184 @@
+"""One service during one run: its thread, what it reports, and what is known of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from typing import Protocol, runtime_checkable
+
+from attrs import define, field
+
+from servicegroup._options import Options
+from servicegroup._stacks import stacks_of
+from servicegroup.report import ServiceStatus, State
+from servicegroup.service import Service, StartStop
+
+
+class Host(Protocol):
+    """The run a service belongs to, as its runner sees it: where it posts to."""
+
+    @property
+    def wall_offset(self) -> float: ...
+
+    @property
+    def root(self) -> object: ...
+
+    def now(self) -> float: ...
+
+    def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
+
+    def on_entered(self, runner: Runner) -> None: ...
+
+    def on_announced(self, runner: Runner, ready: bool) -> None: ...
+
+    def on_ended(self, runner: Runner, error: BaseException | None) -> None: ...
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A service made of services."""
+
+    def _parts(self) -> tuple[ServiceStatus, ...]: ...
+
+    def _drain(self) -> None: ...
+
+
+class GroupThread(threading.Thread):
+    """A thread of a group: `root` is the outermost run it belongs to."""
+
+    def __init__(
+        self, target: Callable[[], object], name: str, root: object, runner: Runner | None = None
+    ) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self.root = root
+        self.runner = runner
+
+
+@define(eq=False)
+class Runner:
+    """All fields but `stop_thread` are written by the deciding thread only."""
+
+    service: StartStop
+    name: str
+    options: Options
+    host: Host
+    context: Context | None
+    thread: GroupThread | None = None
+    stop_thread: threading.Thread | None = None
+
+    state: State = State.NEW
+    ready: bool = False
+    entered: bool = False
+    ended: bool = False  # start() returned or raised
+    owed: bool = True  # a stop(), if start() was entered; not once it raised
+    asked: bool = False  # it was handed over to be stopped
+    stop_returned: bool = False
+    settled: bool = False  # nothing more is to come, or it was abandoned
+    final: State = State.STOPPED  # what it will be when it has stopped
+    deadline: float | None = None  # to be ready by; once asked, to have ended by
+    started_at: float = 0.0
+    ready_at: float | None = None
+    unready_at: float = 0.0
+    asked_at: float | None = None
+    settled_at: float | None = None
+    error: BaseException | None = None
+    stack: str | None = None
+
+    # Held by whoever came first: the service's thread, which then enters start() and is owed a
+    # stop(), or the stop, and start() is never called.
+    _claim: threading.Lock = field(factory=threading.Lock)
+
+    def launch(self, thread_name: str) -> None:
+        """Start the thread. RuntimeError when the machine has none left."""
+        service = self.service
+        if isinstance(service, Service):
+            if service._link is not None:
+                service.stopping.clear()  # it ran before: what stopped it then is over
+            object.__setattr__(service, "_link", self)
+        thread = GroupThread(self._main, thread_name, self.host.root, self)
+        thread.start()
+        self.thread = thread
+
+    def claim(self) -> bool:
+        """Whether the caller came first."""
+        return self._claim.acquire(blocking=False)
+
+    def _main(self) -> None:
+        if not self.claim():
+            return
+        host = self.host
+        host.post(host.on_entered, self)
+        try:
+            # A thread begins with an empty context; to enter another costs 4 KiB of its stack.
+            if self.context is None:
+                self.service.start()
+            else:
+                self.context.run(self.service.start)
+        except BaseException as error:
+            host.post(host.on_ended, self, error)
+        else:
+            host.post(host.on_ended, self, None)
+
+    @property
+    def drain(self) -> Callable[[], None] | None:
+        """The service's `drain`, if it has one of its own."""
+        service = self.service
+        if isinstance(service, Service):
+            return None if type(service).drain is Service.drain else service.drain
+        nested = self._nested
+        return None if nested is None else nested._drain
+
+    @property
+    def stops_by_event(self) -> bool:
+        """Whether its `stop()` is known to do nothing but set the `stopping` event."""
+        service = self.service
+        return (
+            isinstance(service, Service)
+            and type(service).stop is Service.stop
+            and "stop" not in vars(service)
+            and type(vars(service).get("stopping")) is threading.Event
+        )
+
+    @property
+    def _nested(self) -> Nested | None:
+        service: object = self.service
+        if isinstance(service, Service) or not hasattr(service, "_parts"):
+            return None  # told quickly: to ask a protocol takes long, and most are none
+        return service if isinstance(service, Nested) else None
+
+    def announce(self, ready: bool) -> None:
+        """What `mark_ready` and `mark_not_ready` come to. Any thread."""
+        self.host.post(self.host.on_announced, self, ready)
+
+    def remaining(self) -> float:
+        """Seconds until the service is abandoned. Any thread."""
+        deadline = self.deadline
+        if deadline is None or not self.asked:
+            return float("inf")
+        return max(0.0, deadline - self.host.now())
+
+    def take_stack(self) -> str:
+        """Where the service's threads are: that of its start() and that of its stop()."""
+        return stacks_of([None if self.ended else self.thread, self.stop_thread])
+
+    def status(self) -> ServiceStatus:
+        """How it stands. Any thread."""
+        wall = self.host.wall_offset
+        ready_at, asked_at, settled_at = self.ready_at, self.asked_at, self.settled_at
+        new = self.state is State.NEW
+        nested = self._nested
+        return ServiceStatus(
+            name=self.name,
+            state=self.state,
+            ready=self.ready,
+            started_at=None if new else self.started_at + wall,
+            seconds_to_ready=None if ready_at is None else ready_at - self.started_at,
+            stopping_at=None if asked_at is None else asked_at + wall,
+            seconds_to_stop=None
+            if asked_at is None or settled_at is None
+            else settled_at - asked_at,
+            error=self.error,
+            stack=self.stack,
+            parts=() if nested is None else tuple(p.under(self.name) for p in nested._parts()),
+        )

@@ -1,0 +1,82 @@
+"""The table of services: what was added, and whether more may be."""
+
+from __future__ import annotations
+
+import threading
+
+from attrs import frozen
+
+from servicegroup._options import Options
+from servicegroup.errors import GroupStoppingError
+from servicegroup.service import StartStop
+
+
+@frozen
+class Entry:
+    """One service as it was added."""
+
+    service: StartStop
+    name: str
+    options: Options
+
+
+class Table:
+    """Services in the order of `add`.
+
+    `lock` guards `entries` and `closed`. It is held for a few lines of ours at a time, never while
+    user code runs; reading `entries` by index needs no lock, since it only grows.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entries: list[Entry] = []
+        self.closed = False
+        self._names: dict[str, int] = {}  # with the last number given to such a name
+        self._ids: set[int] = set()
+
+    def add(self, service: StartStop, name: str, options: Options, *, chosen: bool) -> None:
+        """Append. Without `chosen`, a name that is taken gets a number.
+
+        Raises:
+            GroupStoppingError: the table is closed.
+            ValueError: the service is there already, or its chosen name is.
+        """
+        with self.lock:
+            if self.closed:
+                raise GroupStoppingError(
+                    f"service {name!r} comes too late: the group is stopping. Add it before, or "
+                    "once the group has ended, for its next start"
+                )
+            if id(service) in self._ids:
+                raise ValueError(
+                    f"service {name!r} is in the group already: add another object of its kind"
+                )
+            if name in self._names and chosen:
+                raise ValueError(f"the name {name!r} is taken: give another with name=")
+            self.entries.append(Entry(service, self._unique(name), options))
+            self._ids.add(id(service))
+
+    def _unique(self, name: str) -> str:
+        unique, number = name, self._names.get(name, 1)
+        while unique in self._names:
+            number += 1
+            unique = f"{name}-{number}"
+        self._names[name] = number
+        self._names.setdefault(unique, 1)
+        return unique
+
+    def close_after(self, count: int) -> bool:
+        """Close unless there are more than `count` entries; whether it is closed now."""
+        with self.lock:
+            self.closed = self.closed or len(self.entries) <= count
+            return self.closed
+
+    def close(self) -> None:
+        """Take no more services."""
+        with self.lock:
+            self.closed = True
+
+    def reopen(self) -> None:
+        """Take services again, for the next run."""
+        with self.lock:
+            self.closed = False

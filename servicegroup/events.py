@@ -1,0 +1,127 @@
+"""What happened: the records a subscriber gets, in the order in which the group decided them.
+
+Every event tells the `group`, and when: `time` in seconds since the epoch, `monotonic` in seconds
+of `time.monotonic()`. What a nested group's services do reaches the outer group's subscribers under
+the name `inner/service`.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Event:
+    """The base of all events."""
+
+    group: str
+    time: float
+    monotonic: float
+
+
+@frozen(kw_only=True)
+class ServiceEvent(Event):
+    """Something happened to one service.
+
+    Attributes:
+        service: its name.
+        seconds: how long what has just ended took, where that is known.
+    """
+
+    service: str
+    seconds: float | None = None
+
+
+class ServiceStarting(ServiceEvent):
+    """Its thread is about to run `start()`."""
+
+    __slots__ = ()
+
+
+class ServiceReady(ServiceEvent):
+    """It is up; `seconds` since it was started, or since it was last up."""
+
+    __slots__ = ()
+
+
+class ServiceNotReady(ServiceEvent):
+    """It was up and is not for now."""
+
+    __slots__ = ()
+
+
+class ServiceFinished(ServiceEvent):
+    """Its `start()` returned before it was asked to stop; `seconds` since it was started."""
+
+    __slots__ = ()
+
+
+class ServiceStopping(ServiceEvent):
+    """It is being asked to stop."""
+
+    __slots__ = ()
+
+
+class ServiceStopped(ServiceEvent):
+    """Its `stop()` returned and its `start()` has ended; `seconds` since it was asked."""
+
+    __slots__ = ()
+
+
+@frozen(kw_only=True)
+class ServiceFailed(ServiceEvent):
+    """It raised `error` (a `StartTimeoutError`: was not ready in time); `phase` says when."""
+
+    error: BaseException
+    phase: str
+
+
+@frozen(kw_only=True)
+class ServiceAbandoned(ServiceEvent):
+    """It did not stop within `seconds`; `stack` tells where it was, and the group went on."""
+
+    stack: str
+
+
+@frozen(kw_only=True)
+class GroupEvent(Event):
+    """Something happened to the whole group.
+
+    Attributes:
+        reason: why it stops, once it does.
+        seconds: since the group was started (`GroupStopped`: until its end).
+    """
+
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+class GroupStarting(GroupEvent):
+    """The first service is about to be started."""
+
+    __slots__ = ()
+
+
+class GroupReady(GroupEvent):
+    """All services are up (again)."""
+
+    __slots__ = ()
+
+
+class GroupDraining(GroupEvent):
+    """The group is going to stop and is no longer ready; its services still serve."""
+
+    __slots__ = ()
+
+
+class GroupStopping(GroupEvent):
+    """The last service is about to be asked to stop."""
+
+    __slots__ = ()
+
+
+@frozen(kw_only=True)
+class GroupStopped(GroupEvent):
+    """The end. `brief`: every service returned by itself, within a second."""
+
+    brief: bool = False
