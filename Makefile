@@ -28,7 +28,6 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	PYRIGHT_PYTHON_CACHE_DIR=$(CURDIR)/$(VENV)/pyright $(BIN)/pyright --version
 	touch $@
 
 demo: $(VENV)/.ready
@@ -47,6 +46,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_typing.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -12,12 +12,23 @@ from servicegroup.errors import (
 )
 from servicegroup.group import ServiceGroup
 from servicegroup.report import GroupState, Report, ServiceStatus, State
-from servicegroup.service import Service, StartStop, with_context, with_start
+from servicegroup.service import (
+    OnFailure,
+    OnReturn,
+    ReadyWhen,
+    Service,
+    StartStop,
+    with_context,
+    with_start,
+)
 
 __all__ = [
     "GroupRunningError",
     "GroupState",
     "GroupStoppingError",
+    "OnFailure",
+    "OnReturn",
+    "ReadyWhen",
     "Report",
     "Service",
     "ServiceCrashedError",

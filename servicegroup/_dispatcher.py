@@ -17,7 +17,10 @@ log = logging.getLogger("servicegroup")
 class Dispatcher:
     """Hands events to subscribers, in order, so that a slow one delays none of the services."""
 
-    def __init__(self, name: str, root: object, subscribers: list[Subscriber]) -> None:
+    def __init__(
+        self, name: str, root: object, first: tuple[Subscriber, ...], subscribers: list[Subscriber]
+    ) -> None:
+        self._first = first
         self._subscribers = subscribers  # the group's own list: it may grow while this runs
         self._events: SimpleQueue[Event | None] = SimpleQueue()
         self._thread = GroupThread(self._work, f"{name} (subscribers)", root)
@@ -34,7 +37,7 @@ class Dispatcher:
 
     def _work(self) -> None:
         while (event := self._events.get()) is not None:
-            for subscriber in tuple(self._subscribers):
+            for subscriber in (*self._first, *self._subscribers):
                 try:
                     subscriber(event)
                 except BaseException:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import math
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,20 +19,38 @@ GRACE_SECONDS = 1.0  # after shutdown_timeout, for outer finally blocks and exit
 REPEAT_SECONDS = 0.25  # a signal that comes again sooner is the same one, delivered twice
 
 
-def leave(code: int, last_words: Callable[[], str]) -> NoReturn:
-    """Print and end the process at once, with `code`; no exit hook runs."""
+class _LastWords(threading.Thread):
+    """Prints what keeps the process while another thread waits to end it.
 
-    def tell() -> None:
-        print(last_words(), file=sys.stderr, flush=True)
+    A thread of its own, since the stream may block, or its lock may never be free.
+    """
+
+    def __init__(self, words: Callable[[], str]) -> None:
+        super().__init__(name="servicegroup (last words)", daemon=True)
+        self._words = words
+        self._leaving = threading.Event()
+
+    def run(self) -> None:
+        self._leaving.wait()
+        print(self._words(), file=sys.stderr, flush=True)
         sys.stdout.flush()
 
+    def leave(self, code: int) -> NoReturn:
+        """Have it print, and end the process with `code`."""
+        try:
+            self._leaving.set()
+            self.join(PRINT_SECONDS)
+        finally:
+            os._exit(code)
+
+
+def leave(code: int, words: Callable[[], str]) -> NoReturn:
+    """Print last words and end the process at once, with `code`; no exit hook runs."""
+    last_words = _LastWords(words)
     try:
-        # On a thread of its own: the stream may block, or its lock may never be free.
-        teller = threading.Thread(target=tell, name="servicegroup (last words)", daemon=True)
-        teller.start()
-        teller.join(PRINT_SECONDS)
+        last_words.start()
     finally:
-        os._exit(code)
+        last_words.leave(code)
 
 
 class LastResort:
@@ -52,7 +68,8 @@ class LastResort:
         """The stop has begun: the process ends in `seconds` and a grace, whatever happens."""
         if seconds < threading.TIMEOUT_MAX / 2:
             self._deadline = time.monotonic() + seconds + GRACE_SECONDS
-            later = seconds + GRACE_SECONDS + PRINT_SECONDS
+            # Behind the guard's last words, however long they take: its exit code is the right one.
+            later = seconds + GRACE_SECONDS + 2 * PRINT_SECONDS
             faulthandler.dump_traceback_later(later, exit=True, file=self._file)
 
     def disarm(self) -> None:
@@ -66,13 +83,19 @@ class LastResort:
         From here on a signal cannot change `code`, since nothing is left that could be lost.
         """
         if signals is not None:
-            atexit.register(_ignore, signals.numbers)
+            signals.ignore_at_exit()
+        # Made now: once the interpreter is ending, no thread can be.
+        last_words = _LastWords(_what_keeps_the_process)
+        last_words.start()
         guard = threading.Thread(
-            target=self._guard, args=(code, signals), name="servicegroup (exit guard)", daemon=True
+            target=self._guard,
+            args=(code, signals, last_words),
+            name="servicegroup (exit guard)",
+            daemon=True,
         )
         guard.start()
 
-    def _guard(self, code: int, signals: Signals | None) -> None:
+    def _guard(self, code: int, signals: Signals | None, last_words: _LastWords) -> None:
         ended = time.monotonic()
         while (left := self._deadline - time.monotonic()) > 0:
             left = min(left, threading.TIMEOUT_MAX, 2**20)
@@ -82,14 +105,7 @@ class LastResort:
                 again = signals.numbers.intersection(signals.wait())
                 if again and time.monotonic() - ended >= REPEAT_SECONDS:
                     break
-        leave(code, _what_keeps_the_process)
-
-
-def _ignore(numbers: frozenset[int]) -> None:
-    # The interpreter sets its handlers back to the default early in its end, and a signal that
-    # comes then would still turn 0 into 143; what is ignored stays ignored.
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
+        last_words.leave(code)
 
 
 def _what_keeps_the_process() -> str:

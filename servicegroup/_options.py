@@ -10,7 +10,7 @@ from attrs import frozen
 from servicegroup.service import OnFailure, OnReturn, ReadyWhen, Service
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, repr=False)
 class Options:
     """What a group goes by for one service; services with the same options share them."""
 

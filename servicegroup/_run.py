@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context
 
 import attrs
 from attrs import frozen
@@ -39,7 +39,7 @@ NESTED_SHARE = 1.1
 ALL_FINISHED = "all services have finished"
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, repr=False)
 class Settings:
     """What a group was made with, as far as a run needs it."""
 
@@ -74,7 +74,8 @@ class Run:
         self.report: Report | None = None
         self.error: ServiceGroupError | None = None
         self.exit: SystemExit | None = None
-        self.context: Context = copy_context()
+        self.crash: BaseException | None = None  # the machine has no thread left, or a bug of ours
+        self.context = Context()  # that of the caller of start()
         self.root: Run = self
         self.wall_offset = 0.0
         self.on_stop_begun: Callable[[float], None] = lambda _seconds: None
@@ -116,7 +117,8 @@ class Run:
         self._parent, self._outer, self.root = parent, outer, outer.root
 
     def decide(self) -> None:
-        """Run from beginning to end, on the calling thread."""
+        """Run from beginning to end, on the calling thread; raises nothing."""
+        crash: BaseException | None = None
         try:
             self._begin()
             while self.state is not GroupState.STOPPED:
@@ -130,11 +132,17 @@ class Run:
                 self._expire()
                 self._advance()
             self._end()
-        finally:
-            self.state = GroupState.STOPPED
-            self._table.reopen()
-            self.ready_or_never.set()
-            self.over.set()
+        except BaseException as error:
+            crash = error
+        self.close(crash)
+
+    def close(self, crash: BaseException | None) -> None:
+        """Let those go who wait for the end, also where there was no beginning."""
+        self.crash = crash
+        self.state = GroupState.STOPPED
+        self._table.reopen()
+        self.ready_or_never.set()
+        self.over.set()
 
     def _next_message(self) -> Message | None:
         if self._joining is not None:
@@ -154,7 +162,7 @@ class Run:
 
     def _until(self) -> float | None:
         """When to look again though no message came; None: never."""
-        if self._may_start():
+        if self._may_start() or (self.state is GroupState.STARTING and self._awaited is None):
             return 0.0
         deadlines = self._deadlines
         # Those that were met are left in the heap until they come up, and are thrown away here: one
@@ -365,9 +373,7 @@ class Run:
             crash = ServiceCrashedError(one_line(error))
             crash.__cause__ = error
             error = crash
-        note = f"in service {runner.name!r}, {phase}"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        error.add_note(f"in service {runner.name!r}, {phase}")
         if runner.error is None:
             runner.error = error
         fatal = phase == "while stopping" or runner.options.on_failure == "stop"
@@ -421,7 +427,6 @@ class Run:
         self._details = self._wants_details()
         self.state = GroupState.DRAINING
         self.is_ready = False
-        self._awaited = None
         self.ready_or_never.set()
         self._tell(events.GroupDraining)
 
@@ -446,7 +451,7 @@ class Run:
         """Its `drain()` returned, or raised `error`."""
         if runner is self._draining:
             self._draining = runner.deadline = None
-        if error is not None and not runner.asked:
+        if error is not None and self.state is GroupState.DRAINING:
             self._fail(runner, error, "while draining")
             self._follow_failure(runner, error)
 
@@ -594,7 +599,7 @@ class Run:
     @property
     def failing(self) -> bool:
         """Whether the outcome will be a failure. Any thread."""
-        return bool(self._failures) or self.exit is not None
+        return bool(self._failures or self.exit or self.crash)
 
     def abandoned(self) -> Runner | None:
         """One whose abandoned thread still lives, if there is one."""
@@ -618,8 +623,9 @@ class Run:
     def on_subscribed(self) -> None:
         """There is somebody to tell."""
         if self._dispatcher is None:
-            subscribers = self._subscribers
-            self._dispatcher = Dispatcher(self.settings.name, self.root, subscribers)
+            # What a nested group does is logged by the outermost.
+            first = (_log.write,) if self._outer is None else ()
+            self._dispatcher = Dispatcher(self.settings.name, self.root, first, self._subscribers)
             self._dispatcher.start()
 
     def _wants_details(self) -> bool:

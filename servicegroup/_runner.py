@@ -5,43 +5,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
 
 from servicegroup._options import Options
 from servicegroup._stacks import stacks_of
 from servicegroup.report import ServiceStatus, State
-from servicegroup.service import Service, StartStop
+from servicegroup.service import Composite, Service, StartStop
 
+if TYPE_CHECKING:
 
-class Host(Protocol):
-    """The run a service belongs to, as its runner sees it: where it posts to."""
+    class Host(Protocol):
+        """The run a service belongs to, as its runner sees it: where it posts to."""
 
-    @property
-    def wall_offset(self) -> float: ...
+        @property
+        def wall_offset(self) -> float: ...
 
-    @property
-    def root(self) -> object: ...
+        @property
+        def root(self) -> object: ...
 
-    def now(self) -> float: ...
+        def now(self) -> float: ...
 
-    def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
+        def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
 
-    def on_entered(self, runner: Runner) -> None: ...
+        def on_entered(self, runner: Runner) -> None: ...
 
-    def on_announced(self, runner: Runner, ready: bool) -> None: ...
+        def on_announced(self, runner: Runner, ready: bool) -> None: ...
 
-    def on_ended(self, runner: Runner, error: BaseException | None) -> None: ...
-
-
-@runtime_checkable
-class Nested(Protocol):
-    """A service made of services."""
-
-    def _parts(self) -> tuple[ServiceStatus, ...]: ...
-
-    def _drain(self) -> None: ...
+        def on_ended(self, runner: Runner, error: BaseException | None) -> None: ...
 
 
 class GroupThread(threading.Thread):
@@ -55,7 +47,7 @@ class GroupThread(threading.Thread):
         self.runner = runner
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Runner:
     """All fields but `stop_thread` are written by the deciding thread only."""
 
@@ -123,11 +115,10 @@ class Runner:
     @property
     def drain(self) -> Callable[[], None] | None:
         """The service's `drain`, if it has one of its own."""
-        service = self.service
+        service: object = self.service
         if isinstance(service, Service):
             return None if type(service).drain is Service.drain else service.drain
-        nested = self._nested
-        return None if nested is None else nested._drain
+        return service._drain if isinstance(service, Composite) else None
 
     @property
     def stops_by_event(self) -> bool:
@@ -139,13 +130,6 @@ class Runner:
             and "stop" not in vars(service)
             and type(vars(service).get("stopping")) is threading.Event
         )
-
-    @property
-    def _nested(self) -> Nested | None:
-        service: object = self.service
-        if isinstance(service, Service) or not hasattr(service, "_parts"):
-            return None  # told quickly: to ask a protocol takes long, and most are none
-        return service if isinstance(service, Nested) else None
 
     def announce(self, ready: bool) -> None:
         """What `mark_ready` and `mark_not_ready` come to. Any thread."""
@@ -167,7 +151,8 @@ class Runner:
         wall = self.host.wall_offset
         ready_at, asked_at, settled_at = self.ready_at, self.asked_at, self.settled_at
         new = self.state is State.NEW
-        nested = self._nested
+        service: object = self.service
+        parts = service._parts() if isinstance(service, Composite) else ()
         return ServiceStatus(
             name=self.name,
             state=self.state,
@@ -180,5 +165,5 @@ class Runner:
             else settled_at - asked_at,
             error=self.error,
             stack=self.stack,
-            parts=() if nested is None else tuple(p.under(self.name) for p in nested._parts()),
+            parts=tuple(part.under(self.name) for part in parts),
         )

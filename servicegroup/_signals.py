@@ -1,14 +1,15 @@
 """Take signals over and give them back.
 
-The Python-level handlers do nothing. CPython writes the number of each signal into the wake-up
-descriptor, here a pipe, from its C handler, and the main thread blocks in a read of it: no moment
-is left in which a signal could be missed, and no handler runs code that the signal may have
+The Python-level handlers do next to nothing. CPython writes the number of each signal into the
+wake-up descriptor, here a pipe, from its C handler, and the main thread blocks in a read of it: no
+moment is left in which a signal could be missed, and no handler runs code that the signal may have
 interrupted halfway. A pipe, not a socket pair as in asyncio: it holds 65,536 signals rather than
 under 300, so none is lost however long the main thread waits for the interpreter's lock.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -20,6 +21,7 @@ from types import FrameType
 _taken: Signals | None = None
 _fork_hooks_registered = False
 _masks: dict[int, set[signal.Signals]] = {}  # by the forking thread's ident
+_ignored_at_exit: set[int] = set()
 
 
 def in_main_thread() -> bool:
@@ -42,6 +44,9 @@ class Signals:
         self.dump = dump if dump is not None and signal.getsignal(dump) == signal.SIG_DFL else None
         self._undo = ExitStack()
         self._read = self._write = -1
+        # Which of `numbers` a handler of ours was called for. When it is given back, this tells a
+        # signal that came too late for the group from one that went to the handler before.
+        self.seen: set[int] = set()
 
     def __enter__(self) -> Signals:
         global _taken
@@ -55,13 +60,17 @@ class Signals:
             outer, _taken = _taken, self
             undo.callback(_set_taken, outer)
             for number in (*self.numbers, *([] if self.dump is None else [self.dump])):
-                undo.callback(_restore, number, signal.getsignal(number))
-                signal.signal(number, _no_op)
+                handler = self._see if number in self.numbers else _no_op
+                undo.callback(_restore, number, handler, signal.getsignal(number))
+                signal.signal(number, handler)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._undo.close()
+
+    def _see(self, number: int, _frame: FrameType | None) -> None:
+        self.seen.add(number)  # no lock, no output: the signal may have interrupted anything
 
     def _close(self) -> None:
         os.close(self._read)
@@ -83,10 +92,6 @@ class Signals:
         poller.register(self._read, select.POLLIN)
         return bool(poller.poll(seconds * 1000))
 
-    def pending(self) -> bytes:
-        """What `wait` would return at once."""
-        return self.wait() if self.wait_until_readable(0) else b""
-
     def wake(self) -> None:
         """End a `wait`, from any thread."""
         try:
@@ -94,16 +99,29 @@ class Signals:
         except BlockingIOError:
             pass  # full: the reader has plenty to wake it
 
+    def ignore_at_exit(self) -> None:
+        """Have them ignored from the last exit hook on, for a process with nothing left to lose."""
+        _ignored_at_exit.update(self.numbers)
+
+
+# Registered this early to be called late: until then one more signal can end an exit that hangs.
+@atexit.register
+def _ignore_at_exit() -> None:
+    # The interpreter sets its handlers back to the default right after the exit hooks, and a signal
+    # that comes then would still turn 0 into 143; what is ignored stays ignored.
+    for number in _ignored_at_exit:
+        signal.signal(number, signal.SIG_IGN)
+
 
 def _set_taken(signals: Signals | None) -> None:
     global _taken
     _taken = signals
 
 
-def _restore(number: int, handler: signal._HANDLER) -> None:
+def _restore(number: int, ours: object, before: signal._HANDLER) -> None:
     # None is a handler that was not set from Python, which Python cannot set again.
-    if handler is not None and signal.getsignal(number) is _no_op:
-        signal.signal(number, handler)
+    if before is not None and signal.getsignal(number) == ours:
+        signal.signal(number, before)
 
 
 def _register_fork_hooks() -> None:

@@ -6,26 +6,27 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 from queue import SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from servicegroup._runner import GroupThread, Runner
 from servicegroup.service import Service
 
+if TYPE_CHECKING:
 
-class StopHost(Protocol):
-    """The run, as its stopping thread sees it."""
+    class StopHost(Protocol):
+        """The run, as its stopping thread sees it."""
 
-    @property
-    def root(self) -> object: ...
+        @property
+        def root(self) -> object: ...
 
-    @property
-    def context(self) -> Context: ...
+        @property
+        def context(self) -> Context: ...
 
-    def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
+        def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
 
-    def on_stopped(self, runner: Runner, error: BaseException | None) -> None: ...
+        def on_stopped(self, runner: Runner, error: BaseException | None) -> None: ...
 
-    def on_drained(self, runner: Runner, error: BaseException | None) -> None: ...
+        def on_drained(self, runner: Runner, error: BaseException | None) -> None: ...
 
 
 class Stopper:
@@ -43,10 +44,13 @@ class Stopper:
 
     def start(self) -> None:
         """Make the thread. RuntimeError when the machine has none left."""
-        thread = GroupThread(self._work, self._name, self._host.root)
-        self._thread = thread
+        self._thread = GroupThread(self._work, self._name, self._host.root)
         self._busy = False
-        thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     # Once a stop() has hung, what is left goes on on a new thread; the old one, should it ever come
     # back, finds that it is not the current one any more, and ends.

@@ -11,7 +11,7 @@ from servicegroup.errors import GroupStoppingError
 from servicegroup.service import StartStop
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Entry:
     """One service as it was added."""
 

@@ -36,13 +36,13 @@ class ServiceTimeoutError(TimeoutError):
     _what = "took longer than"
 
     def __init__(self, service: str, seconds: float, stack: str) -> None:
-        super().__init__(service, seconds, stack)
+        super().__init__(f"service {service!r} {self._what} {seconds:.3g} s\n{stack}".rstrip())
         self.service = service
         self.seconds = seconds
         self.stack = stack
 
-    def __str__(self) -> str:
-        return f"service {self.service!r} {self._what} {self.seconds:.3g} s\n{self.stack}".rstrip()
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.service, self.seconds, self.stack)
 
 
 class StartTimeoutError(ServiceTimeoutError):
@@ -81,4 +81,4 @@ class ServiceGroupError(ExceptionGroup[Exception]):
         return ServiceGroupError(self.message, errors, self.report)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.exceptions, self.report)
+        return type(self), (self.message, list(self.exceptions), self.report)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from attrs import frozen
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Event:
     """The base of all events."""
 
@@ -19,7 +19,7 @@ class Event:
     monotonic: float
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class ServiceEvent(Event):
     """Something happened to one service.
 
@@ -68,7 +68,7 @@ class ServiceStopped(ServiceEvent):
     __slots__ = ()
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class ServiceFailed(ServiceEvent):
     """It raised `error` (a `StartTimeoutError`: was not ready in time); `phase` says when."""
 
@@ -76,24 +76,26 @@ class ServiceFailed(ServiceEvent):
     phase: str
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class ServiceAbandoned(ServiceEvent):
     """It did not stop within `seconds`; `stack` tells where it was, and the group went on."""
 
     stack: str
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class GroupEvent(Event):
     """Something happened to the whole group.
 
     Attributes:
         reason: why it stops, once it does.
-        seconds: since the group was started (`GroupStopped`: until its end).
+        seconds: since the group was started.
+        brief: at the end: every service returned by itself, within a second.
     """
 
     reason: str | None = None
     seconds: float = 0.0
+    brief: bool = False
 
 
 class GroupStarting(GroupEvent):
@@ -120,8 +122,7 @@ class GroupStopping(GroupEvent):
     __slots__ = ()
 
 
-@frozen(kw_only=True)
 class GroupStopped(GroupEvent):
-    """The end. `brief`: every service returned by itself, within a second."""
+    """The end; `seconds` is all the time it took."""
 
-    brief: bool = False
+    __slots__ = ()

@@ -9,13 +9,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn, ParamSpec, Self, TypeVar
 
 from servicegroup import _log
 from servicegroup._dispatcher import Subscriber
-from servicegroup._exit import REPEAT_SECONDS, LastResort, leave
 from servicegroup._mailbox import Mailbox
 from servicegroup._options import Resolver, choice, flag, seconds
 from servicegroup._run import NESTED_SHARE, Run, Settings
@@ -26,6 +26,7 @@ from servicegroup._table import Table
 from servicegroup.errors import GroupRunningError, GroupStoppingError
 from servicegroup.report import GroupState, Report, ServiceStatus, table
 from servicegroup.service import (
+    Composite,
     OnFailure,
     OnReturn,
     ReadyWhen,
@@ -38,10 +39,13 @@ from servicegroup.service import (
 S = TypeVar("S", bound=StartStop)
 P = ParamSpec("P")
 
+if TYPE_CHECKING:
+    from servicegroup._exit import LastResort
+
 SIGUSR1: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 
 
-class ServiceGroup:
+class ServiceGroup(Composite):
     """Runs services, each on a thread of its own; starts them in order, stops them in reverse.
 
     Args:
@@ -112,6 +116,7 @@ class ServiceGroup:
         self._table = Table()
         self._vetted: set[type] = set()  # whose start and stop were looked at
         self._subscribers: list[Subscriber] = []
+        self._outer: ServiceGroup | None = None  # the group that this one was added to
         self._run = self._new_run()
 
     def __repr__(self) -> str:
@@ -151,6 +156,8 @@ class ServiceGroup:
             ValueError: it is in the group already, its name is taken, or an option makes no sense.
             GroupStoppingError: the group is stopping.
         """
+        if isinstance(service, type):
+            raise TypeError(f"{service.__name__} is a class: add an object of it")
         chosen = name is not None
         if name is None:
             name = _default_name(service)
@@ -173,6 +180,8 @@ class ServiceGroup:
         options = self._resolver.resolve(service, name, given)
         self._vet(service, name, options.ready_when)
         self._table.add(service, name, options, chosen=chosen)
+        if isinstance(service, ServiceGroup):
+            service._outer = self
         if self._run.begun:
             self._run.post(self._run.on_added)
         return service
@@ -235,6 +244,8 @@ class ServiceGroup:
             SystemExit: with 0, with 1 after a failure, or as a service asked for.
             GroupRunningError: as `start()`.
         """
+        from servicegroup._exit import LastResort
+
         run = self._begin_run()
         last = LastResort()
         run.on_stop_begun = last.arm
@@ -244,11 +255,12 @@ class ServiceGroup:
                 signals = self._run_in_main(run, last)
             else:
                 run.decide()
-        except BaseException:
-            if run.report is None:
-                last.disarm()
-                raise
-            traceback.print_exc()  # a KeyboardInterrupt, say; the outcome is the group's
+        except BaseException as error:
+            if run.crash is None:
+                traceback.print_exception(error)  # a KeyboardInterrupt, say: the outcome stands
+        if run.report is None:
+            last.disarm()
+            _outcome(run)
         assert run.report is not None
         last.watch(run.report.exit_code, signals)
         if run.error is not None:
@@ -277,7 +289,7 @@ class ServiceGroup:
             RuntimeError: this is a thread of the group, which would wait for itself.
         """
         run = self._run
-        if not run.over.is_set() and getattr(threading.current_thread(), "root", None) is run.root:
+        if not run.over.is_set() and self._has_thread(threading.current_thread()):
             raise RuntimeError(
                 f"thread {threading.current_thread().name!r} belongs to group {self.name!r} and "
                 "cannot wait for its end: call stop(), which returns at once"
@@ -294,8 +306,8 @@ class ServiceGroup:
             TimeoutError: it is not ready yet.
         """
         run = self._run
-        until = time.monotonic() + (math.inf if timeout is None else timeout)
         left = _checked_timeout("wait_ready", timeout)
+        until = time.monotonic() + (math.inf if left is None else left)
         while not run.is_ready:
             if not run.ready_or_never.wait(left):
                 raise TimeoutError(f"group {self.name!r} is not ready within {timeout} s")
@@ -324,7 +336,7 @@ class ServiceGroup:
             ServiceGroupError, SystemExit, GroupRunningError: as `start()`.
         """
         run = self._begin_run()
-        GroupThread(run.decide, f"{self.name} (deciding)", run.root).start()
+        self._decide_in_background(run, run.decide)
         try:
             run.ready_or_never.wait()
         except BaseException:
@@ -343,7 +355,7 @@ class ServiceGroup:
     ) -> None:
         run = self._run
         self._stop_and_wait(run)
-        if run.error is not None or run.exit is not None:
+        if run.failing:
             _outcome(run)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -365,6 +377,7 @@ class ServiceGroup:
             if run.begun:
                 self._run = run = self._new_run()
             run.begun = True
+        run.context = copy_context()
         runner = getattr(threading.current_thread(), "runner", None)
         if runner is not None and runner.service is self:
             run.nest(runner, runner.host)
@@ -375,27 +388,31 @@ class ServiceGroup:
 
         With `last`, the signals stay taken.
         """
+        from servicegroup._exit import REPEAT_SECONDS, leave  # here: a third of a millisecond
+
         signals = Signals(self._signals, self._dump_signal)
         try:
             signals.__enter__()
         except ValueError:  # the main thread of another interpreter than the main one
             run.decide()
             return None
+        except BaseException as error:  # no descriptor to be had, say
+            run.close(error)
+            raise
         interrupted: BaseException | None = None
         first: float | None = None
-        crash: list[BaseException] = []
+        heard: list[int] = []
+
+        def hear(number: int) -> None:
+            heard.append(number)
+            run.on_stop(_signal_name(number), hurry=number == signal.SIGINT)
 
         def decide() -> None:
-            try:
-                run.decide()
-            except BaseException as error:
-                crash.append(error)
-            finally:
-                signals.wake()
+            run.decide()
+            signals.wake()
 
-        thread = GroupThread(decide, f"{self.name} (deciding)", run.root)
         try:
-            thread.start()
+            thread = self._decide_in_background(run, decide)
         except BaseException:
             signals.__exit__()
             raise
@@ -408,7 +425,7 @@ class ServiceGroup:
                         now = time.monotonic()
                         if first is None:
                             first = now
-                            run.post(run.on_stop, *_signal_reason(number))
+                            run.post(hear, number)
                         elif now - first >= REPEAT_SECONDS:
                             leave(128 + number, partial(self._last_words, run, number))
             except BaseException as error:
@@ -417,14 +434,23 @@ class ServiceGroup:
                 run.post(run.on_stop, repr(error), True)
         thread.join()
         if last is None:
-            late = [number for number in signals.pending() if number in signals.numbers]
             signals.__exit__()
-            if late and first is None:
-                signal.raise_signal(late[0])  # came too late for the group: to whom it concerns
-        for raised in (*crash, interrupted):
-            if raised is not None:
-                raise raised from run.error
+            if signals.seen and not heard:
+                signal.raise_signal(
+                    min(signals.seen)
+                )  # too late for the group: to whom it concerns
+        if interrupted is not None:
+            raise interrupted from run.error
         return signals
+
+    def _decide_in_background(self, run: Run, decide: Callable[[], None]) -> GroupThread:
+        thread = GroupThread(decide, f"{self.name} (deciding)", run.root)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no thread to be had
+            run.close(error)
+            raise
+        return thread
 
     def _stop_and_wait(self, run: Run) -> None:
         run.post(run.on_stop, "the with block has ended", True)
@@ -454,7 +480,7 @@ class ServiceGroup:
         )
         return (
             f"group {self.name!r}: {_signal_name(number)} again, leaving at once; "
-            f"{len(running)} services still run\n{stacks}"
+            f"still running: {len(running)}\n{stacks}"
         )
 
     def _parts(self) -> tuple[ServiceStatus, ...]:
@@ -462,6 +488,15 @@ class ServiceGroup:
 
     def _drain(self) -> None:
         self._run.post(self._run.on_drain)
+
+    def _has_thread(self, thread: threading.Thread) -> bool:
+        """Whether the end of this group would have to wait for `thread`."""
+        group: ServiceGroup | None = self
+        while isinstance(thread, GroupThread) and group is not None:
+            if group._run.root is thread.root:
+                return True
+            group = group._outer
+        return False
 
     def _refuse_cycle(self, group: ServiceGroup, name: str) -> None:
         if group is self or group._contains(self):
@@ -528,14 +563,15 @@ class _Deferred(Service):
 
 
 def _outcome(run: Run, *, raise_exit: bool = True) -> Report:
+    if run.crash is not None:
+        raise run.crash
     if raise_exit and run.exit is not None:
         if run.error is None:
             raise run.exit
         raise run.exit from run.error
     if run.error is not None:
         raise run.error
-    if run.report is None:
-        raise GroupStoppingError("the group could not be started")
+    assert run.report is not None
     return run.report
 
 
@@ -573,10 +609,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-def _signal_reason(number: int) -> tuple[str, bool]:
-    return _signal_name(number), number == signal.SIGINT
 
 
 def _is_thread_or_process(service: object) -> bool:

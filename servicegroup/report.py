@@ -36,7 +36,7 @@ class GroupState(enum.Enum):
     STOPPED = "stopped"
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class ServiceStatus:
     """How one service stands.
 
@@ -87,7 +87,7 @@ class ServiceStatus:
         }
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Report:
     """How a run went. `str()` prints it as a table with bars.
 
@@ -151,11 +151,11 @@ def table(services: Iterable[ServiceStatus]) -> Iterator[str]:
         for row, start, stop in zip(rows, _bars(starts), _bars(stops), strict=True)
     ]
     cells.insert(0, ("service", "state", "start", "stop"))
-    widths = [max(len(cell[i]) for cell in cells) for i in range(3)]
-    errors = ["", *(f"  {one_line(row.error)}" if row.error else "" for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    errors = ["", *(one_line(row.error) if row.error else "" for row in rows)]
     for cell, error in zip(cells, errors, strict=True):
-        columns = (*(cell[i].ljust(widths[i]) for i in range(3)), cell[3])
-        yield ("  " + "  ".join(columns)).rstrip() + error
+        columns = [text.ljust(width) for text, width in zip(cell, widths, strict=True)]
+        yield ("  " + "  ".join([*columns, error])).rstrip()
 
 
 def _flat(services: Iterable[ServiceStatus]) -> Iterator[ServiceStatus]:

@@ -6,7 +6,16 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 T = TypeVar("T")
 
@@ -31,12 +40,25 @@ class StartStop(Protocol):
     def stop(self) -> object: ...
 
 
-class Link(Protocol):
-    """What a group tells a `Service` about itself and takes from it."""
+if TYPE_CHECKING:
+    from servicegroup.report import ServiceStatus
 
-    def announce(self, ready: bool) -> None: ...
+    class Link(Protocol):
+        """What a group tells a `Service` about itself and takes from it."""
 
-    def remaining(self) -> float: ...
+        def announce(self, ready: bool) -> None: ...
+
+        def remaining(self) -> float: ...
+
+
+class Composite:
+    """A service made of services, as a nested group is."""
+
+    if TYPE_CHECKING:
+
+        def _parts(self) -> tuple[ServiceStatus, ...]: ...
+
+        def _drain(self) -> None: ...
 
 
 class Service:
@@ -170,6 +192,18 @@ class _Pair(Service):
         return self._stop() if self._stop is not None else None
 
 
+@overload
+def with_start(
+    start: Callable[[], object], stop: Callable[[], object] | None = None
+) -> Service: ...
+
+
+@overload
+def with_start(
+    start: Callable[[threading.Event], object], stop: Callable[[], object] | None = None
+) -> Service: ...
+
+
 def with_start(
     start: Callable[[], object] | Callable[[threading.Event], object],
     stop: Callable[[], object] | None = None,
@@ -189,6 +223,7 @@ def with_start(
 
 
 class _Context(Service, Generic[T]):
+    name: str
     ready_when: ReadyWhen | None = "announced"
     daemon: bool | None = True
 

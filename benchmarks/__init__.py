@@ -1,0 +1,1 @@
+"""What servicegroup costs, measured against bare threads: `python -m benchmarks`."""

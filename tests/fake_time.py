@@ -1,0 +1,115 @@
+"""A group whose deadlines go by a clock that the test moves."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from servicegroup import ServiceGroup
+from servicegroup._mailbox import Mailbox, Message
+
+PATIENCE = 10.0  # seconds of real time, for what should take none
+
+
+class FakeClock:
+    """Time stands still until `advance`."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.moves = 0
+        self.moved = threading.Condition()
+
+    def advance(self, seconds: float) -> None:
+        with self.moved:
+            self.time += seconds
+            self.moves += 1
+            self.moved.notify_all()
+
+
+class FakeMailbox(Mailbox):
+    """A mailbox that goes by a `FakeClock`, and tells whether its taker waits."""
+
+    clock: FakeClock
+
+    def __init__(self) -> None:
+        self.messages: deque[Message] = deque()
+        self._waits_since = -1
+        self.until: float | None = None
+        self.now = self._now  # type: ignore[method-assign]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the taker waits, and has seen the last move of the clock."""
+        return self._waits_since == self.clock.moves
+
+    def _now(self) -> float:
+        return self.clock.time
+
+    def put(self, handler: Callable[..., None], *args: object) -> None:
+        with self.clock.moved:
+            self.messages.append((handler, args))
+            self._waits_since = -1
+            self.clock.moved.notify_all()
+
+    def get(self, until: float | None) -> Message | None:
+        with self.clock.moved:
+            self.until = until
+            while not self.messages:
+                if until is not None and self.clock.time >= until:
+                    self._waits_since = -1
+                    return None
+                self._waits_since = self.clock.moves
+                self.clock.moved.wait()
+            self._waits_since = -1
+            return self.messages.popleft()
+
+    def get_after(self, thread: threading.Thread, until: float | None) -> Message | None:
+        return self.get(until)
+
+
+def fake_time_group(clock: FakeClock, **options: object) -> ServiceGroup:
+    """A `ServiceGroup` that goes by `clock`."""
+    mailbox = type("Mailbox", (FakeMailbox,), {"clock": clock})
+    kind = type("Group", (ServiceGroup,), {"_mailbox_type": mailbox})
+    group = kind(**options)
+    assert isinstance(group, ServiceGroup)
+    return group
+
+
+def wait_until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition; the test fails when it does not come true."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"never came true: {what or condition}"
+        time.sleep(0.0005)
+
+
+def mailbox_of(group: ServiceGroup) -> FakeMailbox:
+    mailbox = group._run._mailbox
+    assert isinstance(mailbox, FakeMailbox)
+    return mailbox
+
+
+def running(group: ServiceGroup) -> Iterator[ServiceGroup]:
+    """The group and those in it that have begun and not ended."""
+    if group._run.begun and not group._run.over.is_set():
+        yield group
+        for entry in group._table.entries:
+            if isinstance(entry.service, ServiceGroup):
+                yield from running(entry.service)
+
+
+def pass_time(group: ServiceGroup, clock: FakeClock, quiet: Callable[[], bool]) -> None:
+    """From deadline to deadline until the group has ended; between them, wait for `quiet`."""
+    while True:
+        wait_until(lambda: group._run.over.is_set() or quiet(), "quiet")
+        if group._run.over.is_set():
+            return
+        until = min(
+            (mailbox_of(one).until or math.inf for one in running(group)), default=clock.time
+        )
+        assert until != math.inf, f"{group} waits for ever: {group.status()}"
+        clock.advance(max(until - clock.time, 0.0))

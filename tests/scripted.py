@@ -1,0 +1,163 @@
+"""Services that do what the test says, and note what is done to them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from servicegroup import Service, ServiceGroup
+from servicegroup._runner import Runner
+from tests.fake_time import mailbox_of
+
+Command = Callable[[], object] | str
+
+Trace = list[tuple[str, str]]  # what happened, and to whom
+
+
+class Desk:
+    """Where a thread of a scripted service waits for what it is told to do."""
+
+    def __init__(self) -> None:
+        self.parked = False
+        self._commands: SimpleQueue[Command] = SimpleQueue()
+
+    def tell(self, command: Command) -> None:
+        self.parked = False
+        self._commands.put(command)
+
+    def work(self) -> None:
+        """Do as told until told to leave; what a command raises, this raises."""
+        while True:
+            if self._commands.empty():
+                self.parked = True
+            command = self._commands.get()
+            self.parked = False
+            if command == "leave":
+                return
+            assert callable(command)
+            command()
+
+
+class Plain:
+    """A service by shape alone; `on_stop` says how it takes a stop."""
+
+    def __init__(self, name: str, trace: Trace, on_stop: str = "obey") -> None:
+        self.name = name
+        self.trace = trace
+        self.on_stop = on_stop
+        self.in_start = Desk()
+        self.in_stop = Desk()
+
+    def start(self) -> None:
+        self.trace.append(("start", self.name))
+        try:
+            self.in_start.work()
+        except BaseException:
+            self.trace.append(("raised", self.name))
+            raise
+        self.trace.append(("returned", self.name))
+
+    def stop(self) -> None:
+        self.trace.append(("stop", self.name))
+        if self.on_stop == "hang":
+            self.in_stop.work()
+        if self.on_stop == "raise":
+            self.in_start.tell("leave")
+            raise OSError(f"stop of {self.name}")
+        if self.on_stop == "fail":
+            self.in_start.tell(fail_with(ValueError(f"end of {self.name}")))
+        if self.on_stop == "obey":
+            self.in_start.tell("leave")
+        self.trace.append(("stopped", self.name))
+
+    def free(self) -> None:
+        """Let its threads end, however it was told to behave."""
+        self.on_stop = "ignore"
+        for desk in (self.in_start, self.in_stop):
+            desk.tell("leave")
+            desk.tell("leave")
+
+
+class Full(Plain, Service):
+    """The same as a subclass of `Service`, whose `start` can announce."""
+
+    def __init__(self, name: str, trace: Trace, on_stop: str = "obey") -> None:
+        Plain.__init__(self, name, trace, on_stop)
+
+
+class Drained(Full):
+    """One that has a `drain()`."""
+
+    def drain(self) -> None:
+        self.trace.append(("drain", self.name))
+
+
+class ByEvent(Service):
+    """One whose `stop()` is that of `Service`: it only sets the event."""
+
+    def __init__(self, name: str, trace: Trace) -> None:
+        self.name = name
+        self.trace = trace
+        self.in_start = Desk()
+
+    def start(self) -> None:
+        self.trace.append(("start", self.name))
+        self.in_start.parked = True
+        self.stopping.wait()
+        self.trace.append(("stop", self.name))
+        self.trace.append(("stopped", self.name))
+        self.trace.append(("returned", self.name))
+
+    def free(self) -> None:
+        self.stopping.set()
+
+
+def fail_with(error: BaseException) -> Callable[[], None]:
+    """A command that raises."""
+
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def is_quiet(group: ServiceGroup) -> bool:
+    """Whether nothing happens any more until the test does something or time passes."""
+    mailbox = mailbox_of(group)
+    return (
+        mailbox.waiting
+        and all(map(_is_quiet, list(group._run._runners)))
+        and not mailbox.messages
+        and mailbox.waiting
+    )
+
+
+def _is_quiet(runner: Runner) -> bool:
+    service = runner.service
+    if isinstance(service, ServiceGroup):
+        return runner.ended or is_quiet(service)
+    if runner.settled:
+        return True
+    desk = getattr(service, "in_start", None)
+    started = runner.ended or desk is None or desk.parked
+    if isinstance(service, ByEvent):
+        return runner.ended or (started and not service.stopping.is_set())
+    stopping = runner.asked and not runner.stop_returned
+    stop_desk = getattr(service, "in_stop", None)
+    return started and (not stopping or stop_desk is None or stop_desk.parked)
+
+
+def run_in_thread(group: ServiceGroup) -> tuple[threading.Thread, list[BaseException]]:
+    """`group.start()` on a thread; what it raised is in the list."""
+    raised: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            group.start()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    return thread, raised

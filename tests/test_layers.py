@@ -1,0 +1,152 @@
+"""Every file imports only from those above it; the whole loads little and does nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "servicegroup"
+
+# From top to bottom. A new file is given its place here on purpose, and by nothing else.
+LAYERS = (
+    "_version",
+    "errors",
+    "service",
+    "events",
+    "report",
+    "_options",
+    "_stacks",
+    "_mailbox",
+    "_table",
+    "_signals",
+    "_runner",
+    "_stopper",
+    "_dispatcher",
+    "_log",
+    "_exit",
+    "_run",
+    "group",
+    "__init__",
+)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that the code below `tree` imports when it runs, with dots.
+
+    Of `from a import b` it is `a.b`, since `b` may be a module.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for other in node.orelse:
+                yield from imports(ast.Module([other], []))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            yield from (f"{dots}{node.module or ''}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def imports_of(layer: str) -> list[str]:
+    source = (PACKAGE / f"{layer}.py").read_text(encoding="utf-8")
+    return list(imports(ast.parse(source)))
+
+
+def layer_of(name: str) -> str | None:
+    """The file of ours that `name`, as `imports` gives it, comes from."""
+    package, *rest = name.split(".")
+    if package not in ("servicegroup", ""):
+        return None
+    return rest[0] if rest and rest[0] in LAYERS else "__init__"
+
+
+def test_every_file_has_its_place() -> None:
+    files = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
+    assert files == set(LAYERS)
+    assert len(LAYERS) == len(set(LAYERS))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_file_imports_only_from_files_above_it(layer: str) -> None:
+    above = LAYERS[: LAYERS.index(layer)]
+    ours = [found for found in map(layer_of, imports_of(layer)) if found is not None]
+    assert [found for found in ours if found not in above] == []
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_core_imports_attrs_and_the_standard_library_only(layer: str) -> None:
+    foreign = [name.split(".")[0] for name in imports_of(layer) if layer_of(name) is None]
+    assert "asyncio" not in foreign
+    assert set(foreign) <= {"attrs", *sys.stdlib_module_names}
+
+
+def test_the_reader_of_imports_sees_what_runs_and_nothing_else() -> None:
+    source = """
+        import a, b.c
+        from d import e
+        from .f import g
+        from . import h
+        if TYPE_CHECKING:
+            import not_i
+        else:
+            import j
+        if typing.TYPE_CHECKING:
+            import not_k
+        def function():
+            try:
+                import l
+            except ImportError:
+                from m.n import o
+    """
+    assert list(imports(ast.parse(textwrap.dedent(source)))) == [
+        *("a", "b.c", "d.e", ".f.g", "..h", "j", "l", "m.n.o")
+    ]
+
+
+IMPORT = """
+import os, signal, sys, threading
+
+def state():
+    descriptors = []
+    for number in range(256):
+        try:
+            descriptors.append((number, os.fstat(number).st_ino))
+        except OSError:
+            pass
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    wakeup = signal.set_wakeup_fd(-1)
+    return threading.enumerate(), descriptors, handlers, wakeup
+
+before = state()
+import servicegroup
+for now, then in zip(state(), before):
+    assert now == then, (now, then)
+print(*sys.modules)
+"""
+
+UNWANTED = {
+    *("asyncio", "concurrent.futures", "multiprocessing", "subprocess", "socket", "ssl", "http"),
+    *("email", "urllib.request", "json", "tempfile", "unittest", "pdb", "argparse", "sqlite3"),
+}
+
+
+def test_the_import_loads_little_and_does_nothing() -> None:
+    # Not under coverage, which loads much of its own into every child that it sees.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    child = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        capture_output=True,
+        text=True,
+        env={**kept, "PYTHONPATH": str(PACKAGE.parent)},
+        check=False,
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert UNWANTED.isdisjoint(child.stdout.split())

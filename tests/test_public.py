@@ -1,0 +1,203 @@
+"""What users may rely on: the names, their signatures, that they are documented and typed."""
+
+from __future__ import annotations
+
+import configparser
+import inspect
+import signal
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import servicegroup
+from servicegroup import Report, Service, ServiceGroup, ServiceStatus, with_context, with_start
+
+ROOT = Path(__file__).resolve().parent.parent
+
+NAMES = [
+    "GroupRunningError",
+    "GroupState",
+    "GroupStoppingError",
+    "OnFailure",
+    "OnReturn",
+    "ReadyWhen",
+    "Report",
+    "Service",
+    "ServiceCrashedError",
+    "ServiceGroup",
+    "ServiceGroupError",
+    "ServiceStatus",
+    "ServiceTimeoutError",
+    "StartStop",
+    "StartTimeoutError",
+    "State",
+    "StopTimeoutError",
+    "events",
+    "with_context",
+    "with_start",
+]
+EVENTS = [
+    "Event",
+    "GroupDraining",
+    "GroupEvent",
+    "GroupReady",
+    "GroupStarting",
+    "GroupStopped",
+    "GroupStopping",
+    "ServiceAbandoned",
+    "ServiceEvent",
+    "ServiceFailed",
+    "ServiceFinished",
+    "ServiceNotReady",
+    "ServiceReady",
+    "ServiceStarting",
+    "ServiceStopped",
+    "ServiceStopping",
+]
+
+SIGNATURES: list[tuple[Callable[..., object], str]] = [
+    (
+        ServiceGroup,
+        f"""(*, name: str = 'group', start_timeout: float = 60.0, stop_timeout: float = 10.0,
+        shutdown_timeout: float = 25.0, drain_delay: float = 0.0, on_failure: OnFailure = 'stop',
+        on_return: OnReturn = 'continue', start_concurrently: bool = False,
+        stop_concurrently: bool = False,
+        signals: Iterable[int] = ({signal.SIGINT!r}, {signal.SIGTERM!r}),
+        dump_signal: int | None = {signal.SIGUSR1!r}) -> None""",
+    ),
+    (
+        ServiceGroup.add,
+        """(self, service: S, *, name: str | None = None, ready_when: ReadyWhen | None = None,
+        daemon: bool | None = None, start_timeout: float | None = None,
+        stop_timeout: float | None = None, on_failure: OnFailure | None = None,
+        on_return: OnReturn | None = None,
+        expected_on_stop: tuple[type[BaseException], ...] | None = None) -> S""",
+    ),
+    (
+        ServiceGroup.defer,
+        "(self, fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None",
+    ),
+    (ServiceGroup.start, "(self) -> Report"),
+    (ServiceGroup.run, "(self) -> NoReturn"),
+    (ServiceGroup.stop, "(self, reason: str = 'stop() was called') -> None"),
+    (ServiceGroup.wait, "(self, timeout: float | None = None) -> Report"),
+    (ServiceGroup.wait_ready, "(self, timeout: float | None = None) -> None"),
+    (ServiceGroup.subscribe, "(self, subscriber: Subscriber) -> None"),
+    (ServiceGroup.status, "(self) -> tuple[ServiceStatus, ...]"),
+    (Service.start, "(self) -> object"),
+    (Service.stop, "(self) -> object"),
+    (Service.drain, "(self) -> None"),
+    (Service.sleep, "(self, seconds: float) -> bool"),
+    (Service.remaining, "(self) -> float"),
+    (Service.mark_ready, "(self) -> None"),
+    (Service.mark_not_ready, "(self) -> None"),
+    (
+        with_start,
+        """(start: Callable[[], object] | Callable[[threading.Event], object],
+        stop: Callable[[], object] | None = None) -> Service""",
+    ),
+    (with_context, "(cm: AbstractContextManager[T]) -> _Context[T]"),
+    (
+        Report,
+        """(*, name: str, reason: str, started_at: float, seconds: float, exit_code: int,
+        services: tuple[ServiceStatus, ...]) -> None""",
+    ),
+    (Report.to_dict, "(self) -> dict[str, object]"),
+    (Report.to_json, "(self, indent: int | None = None) -> str"),
+    (
+        ServiceStatus,
+        """(*, name: str, state: State, ready: bool = False, started_at: float | None = None,
+        seconds_to_ready: float | None = None, stopping_at: float | None = None,
+        seconds_to_stop: float | None = None, error: BaseException | None = None,
+        stack: str | None = None, parts: tuple[ServiceStatus, ...] = ()) -> None""",
+    ),
+    (ServiceStatus.to_dict, "(self) -> dict[str, object]"),
+]
+
+
+def test_the_public_names() -> None:
+    assert servicegroup.__all__ == sorted(NAMES)
+    namespace: dict[str, object] = {}
+    exec("from servicegroup import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(NAMES)
+
+
+def test_nothing_else_looks_public() -> None:
+    others = vars(servicegroup).keys() - set(NAMES)
+    public = {name for name in others if not name.startswith("_")}
+    assert {name for name in public if not inspect.ismodule(vars(servicegroup)[name])} == set()
+
+
+def test_the_events() -> None:
+    events = vars(servicegroup.events).values()
+    kinds = [one for one in events if isinstance(one, type) and one.__module__.endswith("events")]
+    assert sorted(kind.__name__ for kind in kinds) == EVENTS
+
+
+def test_the_states() -> None:
+    assert [state.value for state in servicegroup.State] == [
+        *("new", "starting", "running", "finished", "stopping", "stopped", "failed", "abandoned")
+    ]
+    assert [state.value for state in servicegroup.GroupState] == [
+        *("new", "starting", "running", "draining", "stopping", "stopped")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [pytest.param(what, text, id=what.__qualname__) for what, text in SIGNATURES],
+)
+def test_the_signatures(what: Callable[..., object], expected: str) -> None:
+    signature = inspect.signature(what)
+    # Annotations are kept as text; without quotes they read as they are written.
+    unquoted = [
+        parameter.replace(annotation=_Bare(parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
+    returned = _Bare(signature.return_annotation)
+    shown = str(signature.replace(parameters=unquoted, return_annotation=returned))
+    assert shown.replace(": <empty>", "") == " ".join(expected.split())
+
+
+class _Bare:
+    def __init__(self, annotation: object) -> None:
+        self._text = getattr(annotation, "__name__", None) or str(annotation)
+        if annotation is inspect.Parameter.empty:
+            self._text = "<empty>"
+
+    def __repr__(self) -> str:
+        return "None" if self._text == "NoneType" else self._text
+
+
+def documented() -> Iterator[tuple[str, object]]:
+    events = [(f"events.{name}", getattr(servicegroup.events, name)) for name in EVENTS]
+    for name, thing in [(name, getattr(servicegroup, name)) for name in NAMES] + events:
+        if not isinstance(thing, type(servicegroup.ReadyWhen)):  # no place for a docstring
+            yield name, thing
+        # What StartStop's two methods are for stands in its own docstring.
+        if isinstance(thing, type) and thing is not servicegroup.StartStop:
+            for attribute, value in vars(thing).items():
+                if is_our_method(attribute, value, thing):
+                    yield f"{name}.{attribute}", value
+
+
+def is_our_method(name: str, value: object, owner: type) -> bool:
+    """Whether it is a public one, and none that Python documents."""
+    kinds = (types.FunctionType, property, classmethod, staticmethod)
+    bases = [base for base in owner.__bases__ if not base.__module__.startswith("servicegroup")]
+    inherited = any(hasattr(base, name) for base in bases)
+    return isinstance(value, kinds) and not name.startswith("_") and not inherited
+
+
+@pytest.mark.parametrize("thing", [pytest.param(thing, id=name) for name, thing in documented()])
+def test_everything_public_has_a_docstring(thing: object) -> None:
+    assert thing.__doc__
+
+
+def test_the_types_are_shipped() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert "py.typed" in config["options.package_data"]["servicegroup"].split()
+    assert (ROOT / "servicegroup" / "py.typed").is_file()

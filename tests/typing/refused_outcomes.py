@@ -1,0 +1,18 @@
+"""What an outcome is not."""
+
+from servicegroup import Report, ServiceGroup, ServiceGroupError, events
+
+
+def change(report: Report, event: events.ServiceStopped, error: ServiceGroupError) -> None:
+    report.exit_code = 0  # refused
+    report.services[0].error = None  # refused
+    event.service = "other"  # refused
+    print(error.reports)  # refused
+    print(event.error)  # refused
+
+
+def go_on(group: ServiceGroup) -> int:
+    code: int = group.start()  # refused
+    group.stop(15)  # refused
+    group.wait("1")  # refused
+    return code
