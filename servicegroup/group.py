@@ -260,6 +260,8 @@ class ServiceGroup(Composite):
                 traceback.print_exception(error)  # a KeyboardInterrupt, say: the outcome stands
         if run.report is None:
             last.disarm()
+            if signals is not None:
+                signals.__exit__()
             _outcome(run)
         assert run.report is not None
         last.watch(run.report.exit_code, signals)

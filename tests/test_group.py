@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import signal
 import threading
 from collections.abc import Callable
 
@@ -1056,8 +1057,10 @@ def test_run_raises_what_kept_it_from_starting(monkeypatch: pytest.MonkeyPatch) 
             (start if thread.name.endswith(end_of_name) else launch)(thread)
 
         monkeypatch.setattr(threading.Thread, "start", start_some)
+        before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             group.run()
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_start_without_a_descriptor_for_the_signals_fails_whole(
