@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from servicegroup.service import OnFailure, OnReturn, ReadyWhen, Service
+from servicegroup.service import Managed, OnFailure, OnReturn, ReadyWhen
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -87,7 +87,7 @@ class Resolver:
         values: list[object] = []
         for option in NAMES:
             value = given.get(option)
-            if value is None and isinstance(service, Service):
+            if value is None and isinstance(service, Managed):
                 value = getattr(service, option)
             if value is None:
                 value = self._defaults.get(option)

@@ -88,6 +88,7 @@ class Run:
         self._dispatcher: Dispatcher | None = None
         self._stopper = Stopper(settings.name, self)
         self._runners: list[Runner] = []
+        self._more = True  # there is something to do even if no message comes
         self._awaited: Runner | None = None  # the next one starts when this one is ready
         self._unready = 0  # services that are meant to be up and are not
         self._working = 0  # services other than daemons that have not ended
@@ -162,7 +163,7 @@ class Run:
 
     def _until(self) -> float | None:
         """When to look again though no message came; None: never."""
-        if self._may_start() or (self.state is GroupState.STARTING and self._awaited is None):
+        if self._more:
             return 0.0
         deadlines = self._deadlines
         # Those that were met are left in the heap until they come up, and are thrown away here: one
@@ -195,15 +196,18 @@ class Run:
             self._at_once = True
 
     def _advance(self) -> None:
-        if self.state in (GroupState.STARTING, GroupState.RUNNING):
+        if self.state is GroupState.STARTING or self.state is GroupState.RUNNING:
             if self._may_start():
                 self._start_next()
-            if self.state is GroupState.STARTING and not self._may_start() and not self._awaited:
+            # Between two starts it looks into the mailbox: a stop must not wait for thousands.
+            self._more = self._may_start()
+            if self.state is GroupState.STARTING and not self._more and self._awaited is None:
                 self.state = GroupState.RUNNING
             if self.state is GroupState.RUNNING:
                 self._update_ready()
                 self._end_if_done()
         if self.state is GroupState.DRAINING:
+            self._more = False
             self._drain_next()
         if self.state is GroupState.STOPPING:
             self._stop_next()
@@ -219,11 +223,7 @@ class Run:
         """The table has grown."""
 
     def _may_start(self) -> bool:
-        return (
-            self.state in (GroupState.STARTING, GroupState.RUNNING)
-            and self._awaited is None
-            and len(self._runners) < len(self._table.entries)
-        )
+        return self._awaited is None and len(self._runners) < len(self._table.entries)
 
     def _start_next(self) -> None:
         entry = self._table.entries[len(self._runners)]

@@ -12,7 +12,7 @@ from attrs import define, field
 from servicegroup._options import Options
 from servicegroup._stacks import stacks_of
 from servicegroup.report import ServiceStatus, State
-from servicegroup.service import Composite, Service, StartStop
+from servicegroup.service import Composite, Managed, Service, StartStop
 
 if TYPE_CHECKING:
 
@@ -84,9 +84,9 @@ class Runner:
     def launch(self, thread_name: str) -> None:
         """Start the thread. RuntimeError when the machine has none left."""
         service = self.service
-        if isinstance(service, Service):
+        if isinstance(service, Managed):
             if service._link is not None:
-                service.stopping.clear()  # it ran before: what stopped it then is over
+                service._rearm()
             object.__setattr__(service, "_link", self)
         thread = GroupThread(self._main, thread_name, self.host.root, self)
         thread.start()
@@ -116,8 +116,8 @@ class Runner:
     def drain(self) -> Callable[[], None] | None:
         """The service's `drain`, if it has one of its own."""
         service: object = self.service
-        if isinstance(service, Service):
-            return None if type(service).drain is Service.drain else service.drain
+        if isinstance(service, Managed):
+            return None if type(service).drain is Managed.drain else service.drain
         return service._drain if isinstance(service, Composite) else None
 
     @property

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from servicegroup._runner import GroupThread, Runner
-from servicegroup.service import Service
+from servicegroup.service import Managed
 
 if TYPE_CHECKING:
 
@@ -93,8 +93,8 @@ class Stopper:
 
     def _stop(self, runner: Runner) -> None:
         service = runner.service
-        if isinstance(service, Service):
-            service.stopping.set()
+        if isinstance(service, Managed):
+            service._about_to_stop()
         self._call(runner, service.stop, self._host.on_stopped)
 
     def _drain(self, runner: Runner) -> None:

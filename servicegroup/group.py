@@ -27,6 +27,7 @@ from servicegroup.errors import GroupRunningError, GroupStoppingError
 from servicegroup.report import GroupState, Report, ServiceStatus, table
 from servicegroup.service import (
     Composite,
+    Managed,
     OnFailure,
     OnReturn,
     ReadyWhen,
@@ -514,7 +515,7 @@ class ServiceGroup(Composite):
     def _vet(self, service: StartStop, name: str, ready_when: str) -> None:
         """Refuse what cannot be a service."""
         whose = f"service {name!r} ({type(service).__name__})"
-        if ready_when == "announced" and not isinstance(service, (Service, ServiceGroup)):
+        if ready_when == "announced" and not isinstance(service, (Managed, ServiceGroup)):
             raise ValueError(
                 f'{whose}: ready_when="announced" needs a mark_ready() to call: subclass Service'
             )
@@ -579,7 +580,7 @@ def _outcome(run: Run, *, raise_exit: bool = True) -> Report:
 
 def _default_name(service: object) -> str:
     name = getattr(service, "name", None)
-    if isinstance(service, Service) or (isinstance(name, str) and name):
+    if isinstance(service, Managed) or (isinstance(name, str) and name):
         return name  # type: ignore[return-value]  # checked by the caller
     return type(service).__name__
 

@@ -61,17 +61,14 @@ class Composite:
         def _drain(self) -> None: ...
 
 
-class Service:
-    """A base class with the usual parts; override `start()`.
+class Managed:
+    """What all base classes of services have in common: options, readiness, the time left.
 
-    Everything is there without `super().__init__()`. The options are class attributes that a
-    subclass (or an instance, before it is added) sets; `None` means: as the group says. The same
-    keyword given to `ServiceGroup.add` goes before.
+    The options are class attributes that a subclass (or an instance, before it is added) sets;
+    `None` means: as the group says. The same keyword given to `ServiceGroup.add` goes before.
 
     Attributes:
         name: what the group calls it; by default the name of the class.
-        stopping: set once the service has been asked to stop. The group sets it before it calls
-            `stop()`, so an overridden `stop()` need not.
         ready_when: when it counts as up: `"entered"` (its thread runs `start()`), `"announced"`
             (it called `mark_ready()`), `"returned"` (its `start()` does not block).
         daemon: whether the group may end while it still runs.
@@ -83,7 +80,6 @@ class Service:
     """
 
     name: str
-    stopping: threading.Event
 
     ready_when: ReadyWhen | None = None
     daemon: bool | None = None
@@ -97,30 +93,16 @@ class Service:
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         self = super().__new__(cls)
-        # object.__setattr__, since a subclass may be a frozen dataclass.
-        object.__setattr__(self, "stopping", threading.Event())
         if getattr(cls, "name", None) is None:
+            # object.__setattr__, since a subclass may be a frozen dataclass.
             object.__setattr__(self, "name", cls.__name__)
         return self
-
-    def start(self) -> object:
-        """Do the work and block until it is done or `stopping` is set. To be overridden."""
-        raise NotImplementedError(f"{type(self).__name__} does not override start()")
-
-    def stop(self) -> object:
-        """Ask for the end. Any thread may call it. Override it to wake what `start()` waits for."""
-        self.stopping.set()
-        return None
 
     def drain(self) -> None:
         """Prepare for the stop while still serving; override it where that makes sense.
 
         Called on the group's stopping thread when the group begins to drain; returns at once.
         """
-
-    def sleep(self, seconds: float) -> bool:
-        """Sleep for `seconds`, or until the stop. True: slept through; False: stopping."""
-        return not self.stopping.wait(seconds)
 
     def remaining(self) -> float:
         """Seconds until the group abandons this service; `inf` before the stop. Any thread."""
@@ -135,6 +117,49 @@ class Service:
         """Say that this service is not up for now (its broker is away, say). Any thread."""
         if self._link is not None:
             self._link.announce(False)
+
+    def _rearm(self) -> None:
+        """It ran before and is started again: forget that it was asked to stop."""
+
+    def _about_to_stop(self) -> None:
+        """Its `stop()` is called next, on the same thread."""
+
+
+class Service(Managed):
+    """A base class for what runs on a thread; override `start()`.
+
+    Everything is there without `super().__init__()`. The options are those of `Managed`.
+
+    Attributes:
+        stopping: set once the service has been asked to stop. The group sets it before it calls
+            `stop()`, so an overridden `stop()` need not.
+    """
+
+    stopping: threading.Event
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self:
+        self = super().__new__(cls)
+        object.__setattr__(self, "stopping", threading.Event())
+        return self
+
+    def start(self) -> object:
+        """Do the work and block until it is done or `stopping` is set. To be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} does not override start()")
+
+    def stop(self) -> object:
+        """Ask for the end. Any thread may call it. Override it to wake what `start()` waits for."""
+        self.stopping.set()
+        return None
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep for `seconds`, or until the stop. True: slept through; False: stopping."""
+        return not self.stopping.wait(seconds)
+
+    def _rearm(self) -> None:
+        self.stopping.clear()
+
+    def _about_to_stop(self) -> None:
+        self.stopping.set()
 
 
 def required_arguments(fn: Callable[..., object]) -> list[inspect.Parameter]:

@@ -27,7 +27,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from servicegroup import GroupState, Service, ServiceGroup, State, events
+from servicegroup import GroupState, ServiceGroup, State, events
+from servicegroup.service import Managed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -215,7 +216,7 @@ def rows(section: str) -> list[list[str]]:
 
 def test_the_table_of_options_is_complete_and_right() -> None:
     group = inspect.signature(ServiceGroup).parameters
-    service = set(Service.__annotations__) - {"name", "stopping", "_link"}
+    service = set(Managed.__annotations__) - {"name", "_link"}
     of_group, of_service = rows("Options")[: len(group)], rows("Options")[len(group) :]
     assert [row[0] for row in of_group] == [f"`{name}`" for name in group]
     for name, default, *_ in of_group:
