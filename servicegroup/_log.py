@@ -23,6 +23,15 @@ _LINES: dict[type[Event], tuple[int, str]] = {
         logging.ERROR,
         "{service}: abandoned, since it had not stopped after {seconds:.3f} s\n{stack}",
     ),
+    events.ServiceRestarting: (
+        logging.WARNING,
+        "{service}: restart {restarts} in {seconds:.3f} s",
+    ),
+    events.ServiceStalled: (
+        logging.ERROR,
+        "{service}: stalled, no heartbeat for {seconds:.3f} s\n{stack}",
+    ),
+    events.ServiceRecovered: (logging.WARNING, "{service}: no longer stalled"),
     events.GroupStarting: (logging.INFO, "starting"),
     events.GroupReady: (logging.INFO, "ready after {seconds:.3f} s"),
     events.GroupDraining: (logging.INFO, "draining: {reason}"),

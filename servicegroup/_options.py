@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from servicegroup.service import Managed, OnFailure, OnReturn, ReadyWhen
+from servicegroup.service import Managed, OnFailure, OnReturn, OnStall, ReadyWhen
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -20,6 +21,8 @@ class Options:
     stop_timeout: float
     on_failure: OnFailure
     on_return: OnReturn
+    heartbeat_timeout: float
+    on_stall: OnStall
     expected_on_stop: tuple[type[BaseException], ...]
 
 
@@ -27,7 +30,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "ready_when": ("entered", "announced", "returned"),
     "on_failure": ("stop", "continue"),
     "on_return": ("continue", "stop"),
+    "on_stall": ("report", "fail"),
 }
+MAY_RESTART = ("on_failure", "on_return")
 NAMES = (
     "ready_when",
     "daemon",
@@ -35,6 +40,8 @@ NAMES = (
     "stop_timeout",
     "on_failure",
     "on_return",
+    "heartbeat_timeout",
+    "on_stall",
     "expected_on_stop",
 )
 
@@ -55,12 +62,17 @@ def seconds(whose: str, name: str, value: object) -> float:
     return value
 
 
-def choice(whose: str, name: str, value: object) -> str:
-    """`value` if it is one of the words for `name`; ValueError otherwise."""
+def choice(whose: str, name: str, value: object) -> object:
+    """`value` if it is one of the words for `name`, or a `Restart` where it may be; ValueError."""
+    restart = sys.modules.get("servicegroup.restart")  # not loaded: then it cannot be one
+    if name in MAY_RESTART and restart is not None and isinstance(value, restart.Restart):
+        return value
     for word in CHOICES[name]:
         if value == word:
             return word
     words = ", ".join(map(repr, CHOICES[name]))
+    if name in MAY_RESTART:
+        words += " or a Restart"
     raise ValueError(f"{whose}: {name} must be one of {words}, not {value!r}")
 
 
@@ -75,7 +87,13 @@ class Resolver:
     """Puts options together: the keyword before the service's attribute before the default."""
 
     def __init__(self, defaults: Mapping[str, object]) -> None:
-        self._defaults = {"ready_when": "entered", "expected_on_stop": (), **defaults}
+        self._defaults = {
+            "ready_when": "entered",
+            "heartbeat_timeout": math.inf,
+            "on_stall": "report",
+            "expected_on_stop": (),
+            **defaults,
+        }
         self._known: dict[tuple[object, ...], Options] = {}
 
     def resolve(self, service: object, name: str, given: Mapping[str, object]) -> Options:
@@ -107,8 +125,10 @@ class Resolver:
 def _checked(whose: str, values: dict[str, object]) -> Options:
     for name in CHOICES:
         choice(whose, name, values[name])
-    for name in ("start_timeout", "stop_timeout"):
+    for name in ("start_timeout", "stop_timeout", "heartbeat_timeout"):
         seconds(whose, name, values[name])
+    if values["heartbeat_timeout"] == 0:
+        raise ValueError(f"{whose}: heartbeat_timeout must be more than 0 seconds")
     returned = values["ready_when"] == "returned"
     if returned and values["on_return"] != "continue":
         raise ValueError(

@@ -20,8 +20,10 @@ from servicegroup._runner import GroupThread, Runner
 from servicegroup._stopper import Stopper
 from servicegroup._table import Table
 from servicegroup.errors import (
+    RestartLimitError,
     ServiceCrashedError,
     ServiceGroupError,
+    ServiceStalledError,
     StartTimeoutError,
     StopTimeoutError,
 )
@@ -70,6 +72,7 @@ class Run:
         self.state = GroupState.NEW
         self.is_ready = False
         self.ready_or_never = threading.Event()  # set while ready, and for good once stopping
+        self.deciding = threading.Event()
         self.over = threading.Event()
         self.report: Report | None = None
         self.error: ServiceGroupError | None = None
@@ -101,6 +104,7 @@ class Run:
         self._at_once = False
         self._joining: GroupThread | None = None  # nothing else is to be waited for
         self._deadlines: list[tuple[float, int, Runner]] = []  # a heap; see _until
+        self._watches: list[tuple[float, int, Runner, int]] = []  # a heap, of heartbeats due
         self._serial = itertools.count()  # so that the heap never compares runners
         self._started_at = 0.0
         self._delay_until: float | None = None
@@ -120,6 +124,7 @@ class Run:
     def decide(self) -> None:
         """Run from beginning to end, on the calling thread; raises nothing."""
         crash: BaseException | None = None
+        self.deciding.set()
         try:
             self._begin()
             while self.state is not GroupState.STOPPED:
@@ -171,21 +176,30 @@ class Run:
         while deadlines and deadlines[0][2].deadline != deadlines[0][0]:
             heapq.heappop(deadlines)
         until = min(self._reserve_at, deadlines[0][0] if deadlines else math.inf)
+        watches = self._watches
+        while watches and watches[0][2].state is not State.RUNNING:
+            heapq.heappop(watches)
+        if watches:
+            until = min(until, watches[0][0])
         if self._delay_until is not None:
             until = min(until, self._delay_until)
         return None if until == math.inf else until
 
     def _expire(self) -> None:
         deadlines = self._deadlines
-        if not deadlines and self._reserve_at == math.inf:
+        if not deadlines and not self._watches and self._reserve_at == math.inf:
             return
         now = self.now()
+        if self._watches:
+            self._look_for_stalled(now)
         while deadlines and deadlines[0][0] <= now:
             when, _, runner = heapq.heappop(deadlines)
             if runner.deadline != when:
                 continue
             runner.deadline = None
-            if runner.asked:
+            if runner.state is State.BACKING_OFF:
+                self._start_again(runner)
+            elif runner.asked:
                 self._abandon(runner)
             elif runner is self._draining:
                 self._drain_timed_out(runner)
@@ -231,21 +245,29 @@ class Run:
         context = self.context.copy() if self.context else None
         runner = Runner(entry.service, entry.name, options, self, context)
         self._runners.append(runner)
-        runner.state = State.STARTING
-        runner.started_at = self.now()
         self._unready += 1
         if not options.daemon:
             self._working += 1
             self._had_work = True
         if runner.drain is not None:
             self._drainable.append(runner)
+        if (
+            options.ready_when != "entered"
+            and self.state is GroupState.STARTING
+            and not self.settings.start_concurrently
+        ):
+            self._awaited = runner
+        self._launch(runner)
+
+    def _launch(self, runner: Runner) -> None:
+        options = runner.options
+        runner.state = State.STARTING
+        runner.started_at = self.now()
         self._tell_of(runner, events.ServiceStarting)
         if options.ready_when != "entered":
             self._set_deadline(runner, runner.started_at + options.start_timeout)
-            if self.state is GroupState.STARTING and not self.settings.start_concurrently:
-                self._awaited = runner
         try:
-            runner.launch(f"{self.settings.name}/{entry.name}")
+            runner.launch(f"{self.settings.name}/{runner.name}")
         except Exception as error:  # no thread to be had
             self.on_ended(runner, error)
 
@@ -276,6 +298,9 @@ class Run:
             runner.ready_at = now
             runner.state = State.RUNNING
             self._await_no_more(runner)
+            if runner.options.heartbeat_timeout != math.inf:
+                runner.beat_at = max(runner.beat_at, now)
+                self._watch(runner, runner.beat_at + runner.options.heartbeat_timeout)
         self._unready -= 1
         self._tell_of(runner, events.ServiceReady, seconds=now - since)
 
@@ -285,8 +310,11 @@ class Run:
             self._awaited = None
 
     def _start_timed_out(self, runner: Runner) -> None:
-        self._await_no_more(runner)
         error = StartTimeoutError(runner.name, runner.options.start_timeout, runner.take_stack())
+        if self._may_restart(runner.options.on_failure):
+            self._stop_to_restart(runner, error)
+            return
+        self._await_no_more(runner)
         self._fail(runner, error, "while starting")
         self._follow_failure(runner, error)
 
@@ -321,6 +349,9 @@ class Run:
             self._set_ready(runner, True)
         if runner.options.ready_when == "returned":
             return
+        if self._may_restart(runner.options.on_return):
+            self._stop_to_restart(runner, None)
+            return
         self._retire(runner)
         runner.state = State.FINISHED
         self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
@@ -337,9 +368,16 @@ class Run:
             phase = "while starting"
         elif self.state is GroupState.DRAINING:
             phase = "while draining"
+        runner.owed = False
+        if self._may_restart(runner.options.on_failure) and not isinstance(error, SystemExit):
+            if runner.asked:  # to be restarted: what comes on the way is one more reason
+                runner.error = error
+            else:
+                self._lose_readiness(runner)
+                self._back_off(runner, error)
+            return
         if not runner.asked:
             self._retire(runner)
-        runner.owed = False
         if isinstance(error, SystemExit) and not error.code:
             runner.state = runner.final = State.FINISHED
             self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
@@ -376,7 +414,7 @@ class Run:
         error.add_note(f"in service {runner.name!r}, {phase}")
         if runner.error is None:
             runner.error = error
-        fatal = phase == "while stopping" or runner.options.on_failure == "stop"
+        fatal = phase == "while stopping" or runner.options.on_failure != "continue"
         if fatal and isinstance(error, Exception):
             self._failures.append(error)
         if runner.state is not State.ABANDONED:
@@ -386,8 +424,107 @@ class Run:
         if isinstance(error, SystemExit):
             reason = f"service {runner.name!r} called sys.exit({error.code!r})"
             self.on_stop(reason, hurry=bool(error.code))
-        elif runner.options.on_failure == "stop":
+        elif runner.options.on_failure != "continue":
             self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+
+    # -- restarting -------------------------------------------------------------------------------
+
+    def _may_restart(self, policy: object) -> bool:
+        going_on = self.state in (GroupState.STARTING, GroupState.RUNNING)
+        return going_on and not isinstance(policy, str)
+
+    def _lose_readiness(self, runner: Runner) -> None:
+        if runner.ready:
+            runner.ready = False
+            self._unready += 1
+
+    def _stop_to_restart(self, runner: Runner, error: BaseException | None) -> None:
+        """It is to be started again, but is owed a stop() first."""
+        self._lose_readiness(runner)
+        runner.again = True
+        runner.error = error
+        self._ask(runner)
+
+    def _back_off(self, runner: Runner, error: BaseException | None) -> None:
+        """It has ended: start it again after a pause, unless that was once too often."""
+        import random  # here, and the next: for those who restart
+
+        from servicegroup.restart import Restart, RestartHistory
+
+        policy = runner.options.on_return if error is None else runner.options.on_failure
+        assert isinstance(policy, Restart)
+        runner.asked = runner.settled = False
+        runner.histories = histories = runner.histories or {}
+        history = histories.setdefault(policy, RestartHistory(policy, random.random))
+        now = self.now()
+        pause = history.next(now)
+        if pause is None:
+            self._give_up(runner, error)
+            return
+        runner.error = error
+        runner.state = State.BACKING_OFF
+        self._tell_of(
+            runner,
+            events.ServiceRestarting,
+            seconds=pause,
+            restarts=runner.restarts + 1,
+            error=error,
+        )
+        self._set_deadline(runner, now + pause)
+
+    def _give_up(self, runner: Runner, cause: BaseException | None) -> None:
+        self._retire(runner)
+        runner.owed = False
+        runner.state = State.FAILED
+        error = RestartLimitError(
+            f"service {runner.name!r} ended once more after {runner.restarts} restarts"
+        )
+        error.__cause__ = cause
+        runner.error = None
+        self._fail(runner, error, "while running")
+        self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+
+    def _start_again(self, runner: Runner) -> None:
+        runner.reset()
+        runner.restarts += 1
+        self._launch(runner)
+
+    # -- heartbeats -------------------------------------------------------------------------------
+
+    def _watch(self, runner: Runner, when: float) -> None:
+        heapq.heappush(self._watches, (when, next(self._serial), runner, runner.restarts))
+
+    def _look_for_stalled(self, now: float) -> None:
+        while self._watches and self._watches[0][0] <= now:
+            _, _, runner, restarts = heapq.heappop(self._watches)
+            if runner.state is not State.RUNNING or runner.restarts != restarts:
+                continue
+            silent = now - runner.beat_at
+            timeout = runner.options.heartbeat_timeout
+            if silent < timeout:
+                self._watch(runner, runner.beat_at + timeout)
+                continue
+            stack = runner.take_stack()
+            runner.stalled = True
+            self._tell_of(runner, events.ServiceStalled, seconds=silent, stack=stack)
+            if runner.beat_at > now - timeout:
+                self.on_recovered(runner)  # it beat just before it could see that it should tell
+            elif runner.options.on_stall == "fail":
+                self._stall_fails(runner, ServiceStalledError(runner.name, silent, stack))
+
+    def _stall_fails(self, runner: Runner, error: ServiceStalledError) -> None:
+        if self._may_restart(runner.options.on_failure):
+            self._stop_to_restart(runner, error)
+        else:
+            self._fail(runner, error, "while running")
+            self._follow_failure(runner, error)
+
+    def on_recovered(self, runner: Runner) -> None:
+        """It was stalled, and there was a heartbeat."""
+        if runner.stalled and runner.state is State.RUNNING:
+            runner.stalled = False
+            self._tell_of(runner, events.ServiceRecovered)
+            self._watch(runner, runner.beat_at + runner.options.heartbeat_timeout)
 
     # -- draining ---------------------------------------------------------------------------------
 
@@ -482,8 +619,11 @@ class Run:
         self.state = GroupState.STOPPED
 
     def _ask(self, runner: Runner) -> None:
-        if not runner.owed:
+        if not runner.owed or runner.state is State.BACKING_OFF:
             runner.settled = True
+            if runner.state is State.BACKING_OFF:
+                runner.state = State.FINISHED if runner.error is None else State.FAILED
+                runner.deadline = None
             return
         if runner.claim():
             runner.settled = True
@@ -503,7 +643,7 @@ class Run:
             runner.service.stopping.set()
             runner.stop_returned = True
             self._settle_if_over(runner)
-        elif self._at_once:
+        elif self._at_once or runner.again:
             self._stopper.stop_apart(runner)
         else:
             self._stopper.stop(runner)
@@ -515,7 +655,12 @@ class Run:
         runner.stop_returned = True
         if error is not None and not isinstance(error, runner.options.expected_on_stop):
             runner.final = State.FAILED
-            self._fail(runner, error, "while stopping")
+            restarts = runner.again and self._may_restart(runner.options.on_failure)
+            if restarts and not isinstance(error, SystemExit):
+                runner.error = error
+            else:
+                self._fail(runner, error, "while stopping")
+                self._follow_failure(runner, error)
         self._settle_if_over(runner)
 
     def _settle_if_over(self, runner: Runner) -> None:
@@ -523,6 +668,12 @@ class Run:
             runner.settled = True
             runner.settled_at = self.now()
             runner.deadline = None
+            if runner.again:
+                runner.again = False
+                if self.state in (GroupState.STARTING, GroupState.RUNNING):
+                    self._back_off(runner, runner.error)
+                    return
+                runner.final = State.FINISHED if runner.error is None else State.FAILED
             runner.state = runner.final
             self._tell_of(
                 runner, events.ServiceStopped, seconds=runner.settled_at - runner.asked_at
@@ -537,7 +688,12 @@ class Run:
         error = StopTimeoutError(runner.name, seconds, runner.stack)
         self._fail(runner, error, "while stopping")
         self._tell_of(runner, events.ServiceAbandoned, seconds=seconds, stack=runner.stack)
-        if not runner.stop_returned and not self._at_once:
+        apart = self._at_once or runner.again
+        if runner.again:
+            runner.again = False  # never to be run again: its thread still is in there
+            self._retire(runner)
+            self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+        if not runner.stop_returned and not apart:
             self._replace_stopper()
 
     def _replace_stopper(self) -> None:

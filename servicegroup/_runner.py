@@ -15,6 +15,7 @@ from servicegroup.report import ServiceStatus, State
 from servicegroup.service import Composite, Managed, Service, StartStop
 
 if TYPE_CHECKING:
+    from servicegroup.restart import Restart, RestartHistory
 
     class Host(Protocol):
         """The run a service belongs to, as its runner sees it: where it posts to."""
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         def on_entered(self, runner: Runner) -> None: ...
 
         def on_announced(self, runner: Runner, ready: bool) -> None: ...
+
+        def on_recovered(self, runner: Runner) -> None: ...
 
         def on_ended(self, runner: Runner, error: BaseException | None) -> None: ...
 
@@ -72,6 +75,11 @@ class Runner:
     started_at: float = 0.0
     ready_at: float | None = None
     unready_at: float = 0.0
+    beat_at: float = 0.0  # written by the service's threads
+    stalled: bool = False
+    again: bool = False  # once it has stopped it is to be started again
+    restarts: int = 0
+    histories: dict[Restart, RestartHistory] | None = None
     asked_at: float | None = None
     settled_at: float | None = None
     error: BaseException | None = None
@@ -91,6 +99,15 @@ class Runner:
         thread = GroupThread(self._main, thread_name, self.host.root, self)
         thread.start()
         self.thread = thread
+
+    def reset(self) -> None:
+        """As new, for one more start."""
+        self._claim = threading.Lock()
+        self.entered = self.ended = self.asked = self.stop_returned = self.settled = False
+        self.again = self.stalled = False
+        self.owed = True
+        self.final = State.STOPPED
+        self.ready_at = self.asked_at = self.settled_at = None
 
     def claim(self) -> bool:
         """Whether the caller came first."""
@@ -135,6 +152,12 @@ class Runner:
         """What `mark_ready` and `mark_not_ready` come to. Any thread."""
         self.host.post(self.host.on_announced, self, ready)
 
+    def beat(self) -> None:
+        """What `heartbeat` comes to. Any thread; only the first after a stall is a message."""
+        self.beat_at = self.host.now()
+        if self.stalled:
+            self.host.post(self.host.on_recovered, self)
+
     def remaining(self) -> float:
         """Seconds until the service is abandoned. Any thread."""
         deadline = self.deadline
@@ -157,12 +180,14 @@ class Runner:
             name=self.name,
             state=self.state,
             ready=self.ready,
+            stalled=self.stalled,
             started_at=None if new else self.started_at + wall,
             seconds_to_ready=None if ready_at is None else ready_at - self.started_at,
             stopping_at=None if asked_at is None else asked_at + wall,
             seconds_to_stop=None
             if asked_at is None or settled_at is None
             else settled_at - asked_at,
+            restarts=self.restarts,
             error=self.error,
             stack=self.stack,
             parts=tuple(part.under(self.name) for part in parts),

@@ -57,6 +57,19 @@ class StopTimeoutError(ServiceTimeoutError):
     _what = "did not stop within"
 
 
+class ServiceStalledError(ServiceTimeoutError):
+    """A service gave no `heartbeat()` for its `heartbeat_timeout`, and has `on_stall="fail"`."""
+
+    _what = "gave no heartbeat for"
+
+
+class RestartLimitError(RuntimeError):
+    """A service had to be restarted more often than its `Restart` allows.
+
+    What it raised last is the `__cause__`; there is none when it returned.
+    """
+
+
 class ServiceGroupError(ExceptionGroup[Exception]):
     """What the services raised, the first failure first; `start()` and `wait()` raise it.
 

@@ -77,10 +77,35 @@ class ServiceFailed(ServiceEvent):
 
 
 @frozen(kw_only=True, eq=False)
+class ServiceRestarting(ServiceEvent):
+    """It ended and will be started again in `seconds`, for the `restarts`th time.
+
+    Attributes:
+        error: what it raised; None when it returned.
+    """
+
+    restarts: int
+    error: BaseException | None
+
+
+@frozen(kw_only=True, eq=False)
 class ServiceAbandoned(ServiceEvent):
     """It did not stop within `seconds`; `stack` tells where it was, and the group went on."""
 
     stack: str
+
+
+@frozen(kw_only=True, eq=False)
+class ServiceStalled(ServiceEvent):
+    """It gave no heartbeat for `seconds`; `stack` tells where it is."""
+
+    stack: str
+
+
+class ServiceRecovered(ServiceEvent):
+    """It was stalled and gives heartbeats again."""
+
+    __slots__ = ()
 
 
 @frozen(kw_only=True, eq=False)

@@ -30,6 +30,7 @@ from servicegroup.service import (
     Managed,
     OnFailure,
     OnReturn,
+    OnStall,
     ReadyWhen,
     Service,
     StartStop,
@@ -57,8 +58,9 @@ class ServiceGroup(Composite):
             the 30 that Kubernetes waits before it kills.
         drain_delay: seconds to go on serving, no longer ready, before the first service is stopped,
             so that load balancers look away.
-        on_failure: what to do when a service raises: `"stop"` or `"continue"`.
-        on_return: what to do when a service's `start()` returns: `"continue"` or `"stop"`.
+        on_failure: what to do when a service raises: `"stop"`, `"continue"` or a `Restart`.
+        on_return: what to do when a service's `start()` returns: `"continue"`, `"stop"` or a
+            `Restart`.
         start_concurrently: start all without waiting for any to be ready.
         stop_concurrently: ask all to stop at once, in no order.
         signals: those that stop the group while `start()` runs in the main thread.
@@ -142,6 +144,8 @@ class ServiceGroup(Composite):
         stop_timeout: float | None = None,
         on_failure: OnFailure | None = None,
         on_return: OnReturn | None = None,
+        heartbeat_timeout: float | None = None,
+        on_stall: OnStall | None = None,
         expected_on_stop: tuple[type[BaseException], ...] | None = None,
     ) -> S:
         """Add a service, to be started after those added before. Any thread may call it.
@@ -170,6 +174,8 @@ class ServiceGroup(Composite):
             "stop_timeout": stop_timeout,
             "on_failure": on_failure,
             "on_return": on_return,
+            "heartbeat_timeout": heartbeat_timeout,
+            "on_stall": on_stall,
             "expected_on_stop": expected_on_stop,
         }
         if isinstance(service, ServiceGroup):
@@ -179,7 +185,7 @@ class ServiceGroup(Composite):
             nested = {"ready_when": "announced", "start_timeout": math.inf, "stop_timeout": own}
             given = {**given, **{key: nested[key] for key in nested if given[key] is None}}
         options = self._resolver.resolve(service, name, given)
-        self._vet(service, name, options.ready_when)
+        self._vet(service, name, options.ready_when, options.heartbeat_timeout)
         self._table.add(service, name, options, chosen=chosen)
         if isinstance(service, ServiceGroup):
             service._outer = self
@@ -236,9 +242,9 @@ class ServiceGroup(Composite):
     def run(self) -> NoReturn:
         """`start()` as a program's last line: prints failures and the report, ends the process.
 
-        Once the stop has begun, the process ends within `shutdown_timeout` and a second, whatever
-        threads are left, and whatever becomes of the `SystemExit`: where the process is meant to go
-        on, call `start()`. faulthandler's `dump_traceback_later` is put to use for it. While the
+        Once the stop has begun, the process ends within `shutdown_timeout` and two seconds,
+        whatever threads are left, and whatever becomes of the `SystemExit`: where the process is
+        meant to go on, call `start()`. It uses faulthandler's `dump_traceback_later`. While the
         process ends, one more signal ends it at once, with the same code.
 
         Raises:
@@ -339,8 +345,9 @@ class ServiceGroup(Composite):
             ServiceGroupError, SystemExit, GroupRunningError: as `start()`.
         """
         run = self._begin_run()
-        self._decide_in_background(run, run.decide)
+        thread = GroupThread(run.decide, f"{self.name} (deciding)", run.root)
         try:
+            _launch(run, thread)
             run.ready_or_never.wait()
         except BaseException:
             self._stop_and_wait(run)
@@ -414,28 +421,34 @@ class ServiceGroup(Composite):
             run.decide()
             signals.wake()
 
-        try:
-            thread = self._decide_in_background(run, decide)
-        except BaseException:
-            signals.__exit__()
-            raise
-        while not run.over.is_set():
+        thread = GroupThread(decide, f"{self.name} (deciding)", run.root)
+        launched = False
+        while True:
             try:
-                for number in signals.wait():
-                    if number == signals.dump:
-                        self._dump()
-                    elif number in signals.numbers:
-                        now = time.monotonic()
-                        if first is None:
-                            first = now
-                            run.post(hear, number)
-                        elif now - first >= REPEAT_SECONDS:
-                            leave(128 + number, partial(self._last_words, run, number))
+                if not launched:
+                    launched = True
+                    _launch(run, thread)
+                while not run.over.is_set():
+                    for number in signals.wait():
+                        if number == signals.dump:
+                            self._dump()
+                        elif number in signals.numbers:
+                            now = time.monotonic()
+                            if first is None:
+                                first = now
+                                run.post(hear, number)
+                            elif now - first >= REPEAT_SECONDS:
+                                leave(128 + number, partial(self._last_words, run, number))
+                if thread.is_alive():
+                    thread.join()
+                break
             except BaseException as error:
+                if error is run.crash:  # there was no thread to be had
+                    signals.__exit__()
+                    raise
                 # Raised by a handler of the user's (SIGINT's own is one, where it is not taken).
                 interrupted = interrupted or error
                 run.post(run.on_stop, repr(error), True)
-        thread.join()
         if last is None:
             signals.__exit__()
             if signals.seen and not heard:
@@ -445,15 +458,6 @@ class ServiceGroup(Composite):
         if interrupted is not None:
             raise interrupted from run.error
         return signals
-
-    def _decide_in_background(self, run: Run, decide: Callable[[], None]) -> GroupThread:
-        thread = GroupThread(decide, f"{self.name} (deciding)", run.root)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no thread to be had
-            run.close(error)
-            raise
-        return thread
 
     def _stop_and_wait(self, run: Run) -> None:
         run.post(run.on_stop, "the with block has ended", True)
@@ -512,9 +516,15 @@ class ServiceGroup(Composite):
             if isinstance(entry.service, ServiceGroup)
         )
 
-    def _vet(self, service: StartStop, name: str, ready_when: str) -> None:
+    def _vet(
+        self, service: StartStop, name: str, ready_when: str, heartbeat_timeout: float
+    ) -> None:
         """Refuse what cannot be a service."""
         whose = f"service {name!r} ({type(service).__name__})"
+        if not isinstance(service, Managed) and heartbeat_timeout != math.inf:
+            raise ValueError(
+                f"{whose}: heartbeat_timeout needs a heartbeat() to call: subclass Service"
+            )
         if ready_when == "announced" and not isinstance(service, (Managed, ServiceGroup)):
             raise ValueError(
                 f'{whose}: ready_when="announced" needs a mark_ready() to call: subclass Service'
@@ -545,7 +555,22 @@ class ServiceGroup(Composite):
         self._vetted.add(kind)
 
 
+LAUNCH_SECONDS = 1.0
 _DUMP_THREAD = "servicegroup (dump)"
+
+
+def _launch(run: Run, thread: GroupThread) -> None:
+    """Start the deciding thread; whatever is raised, the run will be over, if it is asked to."""
+    try:
+        thread.start()
+    except RuntimeError as error:  # no thread to be had
+        run.close(error)
+        raise
+    except BaseException as error:
+        # Raised by a signal's handler, perhaps just before there was a thread.
+        if not run.deciding.wait(LAUNCH_SECONDS):
+            run.close(error)
+        raise
 
 
 class _Deferred(Service):

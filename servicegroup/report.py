@@ -18,6 +18,7 @@ class State(enum.Enum):
     NEW = "new"
     STARTING = "starting"
     RUNNING = "running"
+    BACKING_OFF = "backing_off"
     FINISHED = "finished"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -44,11 +45,13 @@ class ServiceStatus:
         name: its name; `group/name` for a part of a nested group.
         state: where it is.
         ready: whether it counts as up.
+        stalled: whether it gave no heartbeat for too long.
         started_at: when its thread was started, in seconds since the epoch.
         seconds_to_ready: from there until it was first ready.
         stopping_at: when it was asked to stop, in seconds since the epoch.
         seconds_to_stop: from there until it had ended or was abandoned.
-        error: the first thing it raised, or the timeout it missed.
+        restarts: how often it was started again.
+        error: the first thing it raised, or the timeout it missed; under `Restart`, the last.
         stack: where its threads were when it was abandoned.
         parts: the services of a nested group.
     """
@@ -56,10 +59,12 @@ class ServiceStatus:
     name: str
     state: State
     ready: bool = False
+    stalled: bool = False
     started_at: float | None = None
     seconds_to_ready: float | None = None
     stopping_at: float | None = None
     seconds_to_stop: float | None = None
+    restarts: int = 0
     error: BaseException | None = None
     stack: str | None = None
     parts: tuple[ServiceStatus, ...] = ()
@@ -76,10 +81,12 @@ class ServiceStatus:
             "name": self.name,
             "state": self.state.value,
             "ready": self.ready,
+            "stalled": self.stalled,
             "started_at": self.started_at,
             "seconds_to_ready": self.seconds_to_ready,
             "stopping_at": self.stopping_at,
             "seconds_to_stop": self.seconds_to_stop,
+            "restarts": self.restarts,
             "error": None if error is None else one_line(error),
             "traceback": None if error is None else "".join(traceback.format_exception(error)),
             "stack": self.stack,
@@ -135,7 +142,10 @@ class Report:
 
 def one_line(error: BaseException) -> str:
     """The type of `error` and the first line of its message."""
-    message, *_ = str(error).split("\n")
+    try:
+        message, *_ = str(error).split("\n")
+    except Exception:  # its own __str__ fails, which must not hide that there was an error
+        message = "its text cannot be had"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 

@@ -13,15 +13,22 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    Union,
     overload,
     runtime_checkable,
 )
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    from servicegroup.report import ServiceStatus
+    from servicegroup.restart import Restart
+
 ReadyWhen = Literal["entered", "announced", "returned"]
-OnFailure = Literal["stop", "continue"]
-OnReturn = Literal["continue", "stop"]
+# Restart is named only, not loaded: few programs need it.
+OnFailure = Union[Literal["stop", "continue"], "Restart"]
+OnReturn = Union[Literal["continue", "stop"], "Restart"]
+OnStall = Literal["report", "fail"]
 
 
 @runtime_checkable
@@ -41,7 +48,6 @@ class StartStop(Protocol):
 
 
 if TYPE_CHECKING:
-    from servicegroup.report import ServiceStatus
 
     class Link(Protocol):
         """What a group tells a `Service` about itself and takes from it."""
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
         def announce(self, ready: bool) -> None: ...
 
         def remaining(self) -> float: ...
+
+        def beat(self) -> None: ...
 
 
 class Composite:
@@ -74,8 +82,13 @@ class Managed:
         daemon: whether the group may end while it still runs.
         start_timeout: seconds it may take to become ready.
         stop_timeout: seconds from the moment it is asked to stop until it is abandoned.
-        on_failure: what to do when `start()` raises: `"stop"` the group or `"continue"`.
-        on_return: what to do when `start()` returns: `"continue"` or `"stop"` the group.
+        on_failure: what to do when `start()` raises: `"stop"` the group, `"continue"` without it,
+            or a `Restart`.
+        on_return: what to do when `start()` returns: `"continue"`, `"stop"` the group, or a
+            `Restart`.
+        heartbeat_timeout: seconds it may go on without a `heartbeat()`, once it is ready, before it
+            counts as stalled.
+        on_stall: what to do then: `"report"` it, or let it `"fail"`.
         expected_on_stop: exception types that are no failure once it was asked to stop.
     """
 
@@ -87,6 +100,8 @@ class Managed:
     stop_timeout: float | None = None
     on_failure: OnFailure | None = None
     on_return: OnReturn | None = None
+    heartbeat_timeout: float | None = None
+    on_stall: OnStall | None = None
     expected_on_stop: tuple[type[BaseException], ...] = ()
 
     _link: Link | None = None
@@ -117,6 +132,11 @@ class Managed:
         """Say that this service is not up for now (its broker is away, say). Any thread."""
         if self._link is not None:
             self._link.announce(False)
+
+    def heartbeat(self) -> None:
+        """Say that this service is alive. Any thread; it costs next to nothing."""
+        if self._link is not None:
+            self._link.beat()
 
     def _rearm(self) -> None:
         """It ran before and is started again: forget that it was asked to stop."""
@@ -179,7 +199,7 @@ def require_plain(fn: object, what: str) -> Callable[..., object]:
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(
             f"{what} is a coroutine function, and a service thread runs no event loop: "
-            "make it an ordinary function that calls asyncio.run()"
+            "make it async def run() of a servicegroup.AsyncService"
         )
     return fn
 

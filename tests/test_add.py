@@ -65,7 +65,7 @@ BAD_SERVICES: list[tuple[Any, type[Exception], list[str]]] = [
     (NoStop(), TypeError, ["'NoStop'", "no stop()", "with_start"]),
     (object(), TypeError, ["'object'", "no start()"]),
     (NeedsArgument(), TypeError, ["'NeedsArgument'", "port", "functools.partial"]),
-    (Async(), TypeError, ["'Async'", "coroutine function", "asyncio.run"]),
+    (Async(), TypeError, ["'Async'", "coroutine function", "AsyncService"]),
     (Forgot(), TypeError, ["'Forgot'", "does not override start()"]),
     (Background(name="beat"), TypeError, ["'beat'", "returned", "with_start"]),
     (Worker, TypeError, ["Worker is a class"]),

@@ -449,10 +449,9 @@ def test_run_ends_the_process_though_a_stop_holds_the_interpreter_lock_for_ever(
         assert "in hold_the_interpreter_lock" in child.stderr
 
 
-@_HOLDER
-def test_run_ends_the_process_though_an_exit_hook_holds_the_interpreter_lock(holder: str) -> None:
+def test_run_ends_the_process_though_an_exit_hook_holds_the_interpreter_lock() -> None:
     with Child(
-        holder,
+        _LOCK_HOLDERS["foreign code"],
         f"""
         import atexit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -1100,3 +1101,46 @@ def test_a_late_end_of_a_hung_drain_counts_no_more(clock: FakeClock, trace: Trac
 
 def test_the_signals_may_be_none_at_all() -> None:
     assert ServiceGroup(signals=(), dump_signal=None).start().exit_code == 0
+
+
+def test_where_signals_cannot_be_taken_the_group_works_without(
+    monkeypatch: pytest.MonkeyPatch, trace: Trace
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> int:
+        raise ValueError("set_wakeup_fd only works in main thread of the main interpreter")
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", refuse)
+    group = ServiceGroup()
+    service = Full("a", trace)
+    service.in_start.tell("leave")
+    group.add(service)
+    assert group.start().exit_code == 0
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(trace: Trace) -> None:
+    number = signal.SIGRTMIN + 1
+    group = ServiceGroup(signals=[number])
+    group.add(ByEvent("a", trace))
+    sender = threading.Thread(
+        target=lambda: (group.wait_ready(20), os.kill(os.getpid(), number)),  # type: ignore[func-returns-value]
+    )
+    sender.start()
+    report = group.start()
+    sender.join(20)
+    assert report.reason == f"signal {number}"
+
+
+def test_an_interruption_before_there_is_a_thread_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = ServiceGroup()
+
+    def start(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("servicegroup.group.LAUNCH_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            group.start()
+    assert group.start().exit_code == 0

@@ -16,6 +16,7 @@ from servicegroup import (
     State,
     StopTimeoutError,
 )
+from servicegroup.restart import Restart
 from servicegroup.service import OnFailure, ReadyWhen
 from tests.fake_time import FakeClock, fake_time_group, pass_time, wait_until
 from tests.scripted import ByEvent, Full, Plain, Trace, fail_with, is_quiet, run_in_thread
@@ -24,7 +25,18 @@ KIND = st.sampled_from(
     ["plain", "full", "announced", "late", "event", "raises", "returns", "unready"]
 )
 ON_STOP = st.sampled_from(["obey", "obey", "ignore", "hang", "raise", "fail"])
-ON_FAILURE: st.SearchStrategy[OnFailure] = st.sampled_from(["stop", "continue"])
+RESTART = Restart(max_restarts=2, within=60.0, delay=1.0, jitter=0.0)
+ON_FAILURE: st.SearchStrategy[OnFailure] = st.sampled_from(["stop", "continue", RESTART])
+
+
+def runs_of(seen: list[str]) -> list[list[str]]:
+    """What was noted of a service, run by run."""
+    runs: list[list[str]] = []
+    for what in seen:
+        if what == "start":
+            runs.append([])
+        runs[-1].append(what)
+    return runs
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -36,7 +48,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.trace: Trace = []
         self.services: list[Plain | ByEvent] = []
         self.on_failure: dict[str, OnFailure] = {}
-        self.never_stopped: set[str] = set()  # their start() raised, and the group knows
+        self.never_stopped: set[tuple[str, int]] = set()  # who and which run: it raised
         self.stop_asked = False
 
     @initialize(
@@ -72,9 +84,12 @@ class Lifecycle(RuleBasedStateMachine):
     def settle(self) -> None:
         """Wait until nothing moves."""
         wait_until(lambda: self.group._run.over.is_set() or is_quiet(self.group), "quiet")
-        for what, who in tuple(self.trace):
-            if what == "raised" and ("stop", who) not in self.trace:
-                self.never_stopped.add(who)
+        trace = tuple(self.trace)
+        for service in self.services:
+            seen = [what for what, who in trace if who == service.name]
+            for number, run in enumerate(runs_of(seen), 1):
+                if "raised" in run and "stop" not in run:
+                    self.never_stopped.add((service.name, number))
 
     def is_over(self) -> bool:
         return self.group._run.over.is_set()
@@ -167,27 +182,33 @@ class Lifecycle(RuleBasedStateMachine):
             wait_until(partial(self.trace.__contains__, ("stop", name)), f"stop of {name}")
         noted = {name: [what for what, who in self.trace if who == name] for name in order}
         for name in order:
-            seen = noted[name]
-            assert seen.count("start") <= 1
-            if "start" not in seen:
-                assert seen == [], f"{name} was never started"
+            if not noted[name]:
                 assert states[name].state is State.NEW
-            elif name in self.never_stopped:
-                assert "stop" not in seen, f"{name} raised and was stopped all the same"
-            elif "raised" in seen:
-                assert seen.count("stop") <= 1  # it may have been handed over before
-            else:
-                assert seen.count("stop") == 1, f"{name}: {seen}"
+                continue
+            runs = runs_of(noted[name])
+            restarted = self.on_failure[name] is RESTART
+            assert len(runs) == 1 + states[name].restarts
+            assert len(runs) == 1 or restarted
+            for number, seen in enumerate(runs, 1):
+                if (name, number) in self.never_stopped:
+                    assert "stop" not in seen, f"{name} raised and was stopped all the same"
+                elif "raised" in seen:
+                    assert seen.count("stop") <= 1  # it may have been handed over before
+                else:
+                    assert seen.count("stop") == 1, f"{name}: {seen}"
         # LIFO, and each only when the ones after it had ended, unless order was given up.
         given_up = self.at_once or bool(abandoned)
         if not given_up:
-            stops = [who for what, who in self.trace if what == "stop"]
+            # Those that are stopped to be restarted are so at any time.
+            firm = [name for name in order if self.on_failure[name] is not RESTART]
+            stops = [who for what, who in self.trace if what == "stop" and who in firm]
             assert stops == sorted(stops, key=order.index, reverse=True)
             for at, (what, who) in enumerate(self.trace):
-                if what == "stop":
+                if what == "stop" and who in firm:
                     for later in order[order.index(who) + 1 :]:
                         before = [w for w, name in self.trace[:at] if name == later]
-                        ended = "returned" in before or "raised" in before
+                        last = runs_of(before)[-1] if before else []
+                        ended = "returned" in last or "raised" in last
                         assert not before or ended, f"{who} was asked while {later} still ran"
         self.check_outcome(noted, abandoned)
 
@@ -201,6 +222,8 @@ class Lifecycle(RuleBasedStateMachine):
             name, seen = service.name, noted[service.name]
             if name in abandoned:
                 assert name in named
+            elif self.on_failure[name] is RESTART:
+                continue  # restarted, or a RestartLimitError; tests/test_restart.py tells which
             elif "raised" in seen or ("stop" in seen and "stopped" not in seen):
                 assert statuses[name].error is not None
                 kept = self.on_failure[name] == "continue" and "stop" not in seen

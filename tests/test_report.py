@@ -17,6 +17,7 @@ from servicegroup import (
     StartTimeoutError,
     State,
     StopTimeoutError,
+    with_start,
 )
 from tests.scripted import ByEvent, Full, Trace, fail_with
 
@@ -76,10 +77,12 @@ def test_json_has_all_of_it() -> None:
         "name": "api",
         "state": "stopped",
         "ready": False,
+        "stalled": False,
         "started_at": 100.0,
         "seconds_to_ready": 1.0,
         "stopping_at": 108.0,
         "seconds_to_stop": 1.0,
+        "restarts": 0,
         "error": None,
         "traceback": None,
         "stack": None,
@@ -88,6 +91,20 @@ def test_json_has_all_of_it() -> None:
     assert jobs["error"] == "ValueError: no"
     assert jobs["traceback"] == "ValueError: no\nway\n"
     assert jobs["parts"][0]["name"] == "jobs/x"
+
+
+def test_an_error_that_cannot_be_printed_is_told_all_the_same() -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    group = ServiceGroup()
+    error = Unprintable()
+    group.add(with_start(lambda: fail_with(error)()))
+    with pytest.raises(ServiceGroupError) as caught:
+        group.start()
+    assert caught.value.exceptions == (error,)
+    assert "Unprintable: its text cannot be had" in caught.value.report.reason
 
 
 def test_records_are_frozen() -> None:

@@ -350,6 +350,33 @@ def test_keyboard_interrupt_is_raised_only_after_a_full_stop_without_signals() -
         assert child.said("stop", "end", "interrupted") == told
 
 
+def test_keyboard_interrupt_at_any_moment_of_the_start_is_raised_only_after_a_full_stop() -> None:
+    with Child("""
+        import random
+
+        def start(stopping):
+            until = time.perf_counter() + random.uniform(0, 0.0003)
+            while time.perf_counter() < until:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+            stopping.wait()
+
+        outcomes = set()
+        for _ in range(1000):
+            group = ServiceGroup(signals=())
+            group.add(with_start(start))
+            try:
+                group.start()
+            except KeyboardInterrupt:
+                outcomes.add(group.state.value)
+            group.stop()
+            group.wait()
+        say("outcomes", *outcomes)
+    """) as child:
+        assert child.end() == 0
+        assert child.said("outcomes") == ["outcomes stopped"]
+
+
 def test_keyboard_interrupt_during_run_is_printed_and_the_outcome_is_the_groups() -> None:
     with Child('group_of("a", "b", signals=()).run()') as child:
         child.wait_for("GroupReady")

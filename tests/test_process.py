@@ -1,0 +1,1032 @@
+"""`InProcess`, with real children."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from servicegroup import (
+    GroupState,
+    InProcess,
+    Report,
+    Restart,
+    Service,
+    ServiceGroup,
+    ServiceGroupError,
+    StartTimeoutError,
+    State,
+    StopTimeoutError,
+)
+from servicegroup._child import Failure
+from servicegroup._child_pipe import Frames, Sender, frame
+from servicegroup.process import (
+    ChildDiedError,
+    ChildError,
+    ChildStopTimeoutError,
+    ChildTraceback,
+)
+from tests import process_services as services
+from tests.child import PATIENCE, Child
+from tests.scripted import run_in_thread
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+
+
+def wait_for(condition: Callable[[], object], what: str = "") -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.002)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process that is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def zombies() -> list[str]:
+    """The children of this process that nobody has reaped."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == os.getpid() and state == "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def notes_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def outcome(service: InProcess, **options: object) -> Report:
+    """Of a group with nothing but `service`."""
+    group = ServiceGroup(signals=(), **options)  # type: ignore[arg-type]
+    group.add(service, name="child")
+    return group.start()
+
+
+def failures(service: InProcess, **options: object) -> tuple[Exception, ...]:
+    with pytest.raises(ServiceGroupError) as caught:
+        outcome(service, **options)
+    return caught.value.exceptions
+
+
+def failure(service: InProcess, **options: object) -> Exception:
+    [error] = failures(service, **options)
+    return error
+
+
+@contextmanager
+def failing(group: ServiceGroup) -> Iterator[list[Exception]]:
+    """Run `group` during the block; what its services raised is in the list afterwards."""
+    errors: list[Exception] = []
+    try:
+        with group:
+            yield errors
+    except ServiceGroupError as error:
+        errors += error.exceptions
+    assert errors
+
+
+# -- from start to end ----------------------------------------------------------------------------
+
+
+def test_a_child_is_made_is_ready_and_stops(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    service = InProcess(partial(services.Steady, notes))
+    group = ServiceGroup(signals=(), stop_timeout=10.0)
+    assert group.add(service) is service
+    with group:
+        [pid] = service.pids
+        assert lives(pid)
+        assert pid != os.getpid()
+        assert group.is_ready
+        assert notes_of(notes) == ["start"]
+        assert repr(service) == f"<InProcess 'Steady': workers=1, pids=[{pid}]>"
+    [status] = group.status()
+    assert (status.name, status.state, status.parts) == ("Steady", State.STOPPED, ())
+    assert service.pids == ()
+    assert not lives(pid)
+    start, drain, stop, end = notes_of(notes)
+    assert (start, drain, end) == ("start", "drain", "end")
+    assert 5.0 < float(stop.removeprefix("stop ")) < 10.0
+
+
+def test_without_a_limit_the_child_has_none(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    group = ServiceGroup(signals=(), stop_timeout=math.inf, shutdown_timeout=math.inf)
+    group.add(InProcess(partial(services.Steady, notes)))
+    with group:
+        pass
+    assert "stop inf" in notes_of(notes)
+
+
+def test_what_returns_has_finished() -> None:
+    report = outcome(InProcess(services.returning))
+    assert (report.exit_code, report.services[0].state) == (0, State.FINISHED)
+    assert report.services[0].seconds_to_ready is not None
+
+
+def test_what_does_not_block_runs_until_it_is_stopped() -> None:
+    service = InProcess(services.background)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with group:
+        assert group.is_ready
+        assert len(service.pids) == 1
+    assert group.status()[0].state is State.STOPPED
+
+
+def test_a_group_may_be_in_a_child(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    group = ServiceGroup(signals=())
+    group.add(InProcess(partial(services.group_of_two, notes)))
+    with group:
+        assert notes_of(notes) == ["start", "start"]
+    told = [note.split()[0] for note in notes_of(notes)]
+    assert told == ["start", "start", "drain", "drain", "stop", "end", "stop", "end"]
+
+
+def test_readiness_comes_and_goes(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(partial(services.Wavering, tmp_path / "there")))
+    thread = threading.Thread(target=group.start)
+    thread.start()
+    try:
+        for _ in range(2):
+            (tmp_path / "there").touch()
+            wait_for(lambda: group.is_ready)
+            (tmp_path / "there").unlink()
+            wait_for(lambda: not group.is_ready)
+    finally:
+        group.stop()
+        thread.join()
+
+
+def test_the_same_object_runs_again_and_again(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    service = InProcess(partial(services.Steady, notes))
+    group = ServiceGroup(signals=())
+    group.add(service)
+    pids = set[int]()
+    for _ in range(3):
+        with group:
+            pids.update(service.pids)
+        assert group.status()[0].state is State.STOPPED
+    assert len(pids) == 3
+    assert [note for note in notes_of(notes) if note == "end"] == ["end"] * 3
+
+
+def test_it_needs_no_group() -> None:
+    service = InProcess(services.Steady)
+    thread = threading.Thread(target=service.start)
+    thread.start()
+    wait_for(lambda: service.pids)
+    service.drain()
+    service.stop()
+    service.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_stopped_before_the_start_nothing_is_made() -> None:
+    service = InProcess(services.Steady, workers=2)
+    service.stop()
+    service.start()
+    assert service.pids == ()
+
+
+def test_stopped_before_the_child_is_up_it_is_no_failure(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    service = InProcess(partial(services.Steady, notes))
+    group = ServiceGroup(signals=())
+    group.add(service)
+    thread = threading.Thread(target=group.start)
+    thread.start()
+    wait_for(lambda: service.pids)
+    [pid] = service.pids
+    os.kill(pid, signal.SIGSTOP)  # so that it will not be up in time
+    if not notes.exists():
+        group.stop()
+        group.stop()
+    thread.join(PATIENCE)
+    assert group.wait().exit_code == 0
+    assert group.status()[0].state is State.STOPPED
+    assert not notes.exists()
+    assert not lives(pid)
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+def assert_from_child(error: BaseException, text: str) -> None:
+    assert isinstance(error.__cause__, ChildTraceback)
+    assert text in str(error.__cause__)
+    assert "process_services.py" in str(error.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        pytest.param(ConnectionError("no broker"), ConnectionError, id="built in"),
+        pytest.param(
+            partial(ExceptionGroup, "both", [ValueError("a"), OSError("b")]),
+            ExceptionGroup,
+            id="group",
+        ),
+    ],
+)
+def test_an_exception_arrives_as_it_was(
+    raised: BaseException | partial[Exception], kind: type[Exception]
+) -> None:
+    error = failure(InProcess(partial(services.Raising, raised)))
+    assert type(error) is kind
+    assert error.__notes__ == ["in service 'child', while running"]
+    assert_from_child(error, "in _raise")
+
+
+def test_an_exception_that_cannot_be_sent_arrives_as_text() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.Unpicklable, "held"))))
+    assert type(error) is ChildError
+    assert str(error) == "tests.process_services.Unpicklable: held"
+    assert_from_child(error, "Unpicklable: held")
+
+
+def test_an_exception_that_cannot_be_made_again_arrives_as_text() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.Picky, 1, 2))))
+    assert type(error) is ChildError
+    assert str(error) == "tests.process_services.Picky: 1 and 2"
+    assert_from_child(error, "Picky: 1 and 2")
+
+
+def test_an_exception_without_a_message_can_be_told() -> None:
+    told = Failure.of(services.Mute())
+    assert (told.kind, told.text) == (
+        "tests.process_services.Mute",
+        "(its message cannot be had)",
+    )
+
+
+def test_an_exit_does_not_hide_a_failure() -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(services.ExitingBadly))
+
+    def run() -> None:
+        with group:
+            pass
+
+    with pytest.raises(SystemExit) as caught:
+        run()
+    assert caught.value.code == 4
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_the_factory_raises() -> None:
+    error = failure(InProcess(services.failing_factory))
+    assert (type(error), str(error)) == (LookupError, "no such service")
+    assert error.__notes__ == ["in service 'child', while starting"]
+    assert_from_child(error, "failing_factory")
+
+
+def test_the_factory_makes_no_service() -> None:
+    error = failure(InProcess(services.no_service))
+    assert isinstance(error, TypeError)
+    assert "has no start()" in str(error)
+
+
+def test_a_stop_that_raises_and_a_start_that_raises_are_both_told() -> None:
+    service = InProcess(partial(services.Raising, ValueError("twice"), "stop end"))
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with failing(group) as errors:
+        pass
+    [both] = errors
+    assert isinstance(both, ExceptionGroup)
+    assert [str(error) for error in both.exceptions] == ["twice", "twice"]
+    for error in both.exceptions:
+        assert_from_child(error, "ValueError: twice")
+
+
+def test_what_is_no_exception_is_wrapped() -> None:
+    error = failure(InProcess(partial(services.Raising, KeyboardInterrupt("mine"))))
+    assert type(error).__name__ == "ServiceCrashedError"
+    assert "KeyboardInterrupt: mine" in str(error)
+
+
+@pytest.mark.parametrize("code", [3, "a word"])
+def test_exit_codes_come_through(code: object) -> None:
+    with pytest.raises(SystemExit) as caught:
+        outcome(InProcess(partial(services.exiting, code)))
+    assert caught.value.code == code
+    assert_from_child(caught.value, "SystemExit")
+
+
+def test_an_exit_code_that_cannot_be_sent_comes_as_text() -> None:
+    with pytest.raises(SystemExit) as caught:
+        outcome(InProcess(services.exiting_with_a_lock))
+    assert "lock" in str(caught.value.code)
+
+
+def test_the_factory_exits() -> None:
+    with pytest.raises(SystemExit) as caught:
+        outcome(InProcess(services.exiting_factory))
+    assert caught.value.code == 5
+
+
+@pytest.mark.parametrize("code", [0, None])
+def test_an_exit_without_an_error_stops_the_group(code: object) -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(services.Steady), name="steady")
+    group.add(InProcess(partial(services.exiting, code)), name="child")
+    report = group.start()
+    assert report.exit_code == 0
+    assert report.reason == f"service 'child' called sys.exit({code!r})"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_killed_from_outside_is_a_failure_that_names_the_signal(number: signal.Signals) -> None:
+    service = InProcess(services.Steady)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with failing(group) as errors:
+        [pid] = service.pids
+        os.kill(pid, number)
+        wait_for(lambda: group.state is GroupState.STOPPED)
+    [error] = errors
+    assert isinstance(error, ChildDiedError)
+    assert str(error) == f"process {pid} of service 'Steady' was killed by {number.name}"
+    assert (error.pid, error.exit_code, error.signal) == (pid, -number, number)
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    service = InProcess(services.Steady)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with failing(group) as errors:
+        os.kill(service.pids[0], signal.SIGRTMIN + 1)
+        wait_for(lambda: group.state is GroupState.STOPPED)
+    [error] = errors
+    assert f"was killed by signal {signal.SIGRTMIN + 1}" in str(error)
+
+
+def test_where_processes_have_no_descriptors_their_end_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("os.pidfd_open", raising=False)
+    service = InProcess(services.Steady)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    before = descriptors()
+    with failing(group) as errors:
+        os.kill(service.pids[0], signal.SIGKILL)
+        wait_for(lambda: group.state is GroupState.STOPPED)
+    assert isinstance(errors[0], ChildDiedError)
+    with group:
+        pass
+    assert descriptors() == before
+
+
+def test_a_child_that_leaves_without_a_word_is_a_failure() -> None:
+    error = failure(InProcess(partial(services.leaving, 0)))
+    assert isinstance(error, ChildDiedError)
+    assert "ended with exit code 0 and without a word" in str(error)
+    assert (error.exit_code, error.signal) == (0, None)
+
+
+def test_a_child_that_cannot_import_the_main_module_says_where_to_look() -> None:
+    with Child("""
+        import tempfile
+        import subprocess
+
+        with tempfile.TemporaryDirectory() as directory:
+            script = os.path.join(directory, "script.py")
+            with open(script, "w") as file:
+                file.write(
+                    "from servicegroup import InProcess, ServiceGroup, with_start\\n"
+                    "def factory():\\n"
+                    "    return with_start(lambda: None)\\n"
+                    "group = ServiceGroup()\\n"
+                    "group.add(InProcess(factory))\\n"
+                    "group.run()\\n"
+                )
+            done = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True)
+            say("code", done.returncode)
+            say("hint", "must stand under: if __name__ == '__main__'" in done.stderr)
+    """) as child:
+        assert child.end() == 0
+        assert child.lines == ["code 1", "hint True"]
+
+
+# -- what hangs -----------------------------------------------------------------------------------
+
+
+def stopped_late(
+    service: InProcess, when: Callable[[], object] | None, timeout: float
+) -> Exception:
+    """The one failure of a service that is asked to stop once `when`, or once it is ready.
+
+    All is over in time.
+    """
+    group = ServiceGroup(signals=(), stop_timeout=timeout)
+    group.add(service, name="child")
+    thread, raised = run_in_thread(group)
+    wait_for(when or (lambda: group.is_ready))
+    pids = service.pids
+    group.stop()
+    thread.join(PATIENCE)
+    [caught] = raised
+    assert isinstance(caught, ServiceGroupError)
+    [status] = group.status()
+    assert status.state is State.FAILED
+    assert status.seconds_to_stop is not None
+    assert status.seconds_to_stop < timeout
+    assert pids
+    assert not any(map(lives, pids))
+    [error] = caught.exceptions
+    assert error is status.error
+    return error
+
+
+@pytest.mark.parametrize("factory", [services.deaf, services.hanging_stop])
+def test_a_service_that_does_not_stop_says_where_it_hangs(
+    factory: Callable[[], Service],
+) -> None:
+    service = InProcess(factory)
+    error = stopped_late(service, None, 1.0)
+    assert isinstance(error, StopTimeoutError)
+    assert error.service == "child"
+    assert "in sleep_on" in error.stack
+    assert "process_services.py" in error.stack
+
+
+def test_a_factory_that_hangs_is_ended_by_sigterm(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    service = InProcess(partial(services.hanging_factory, notes))
+    error = stopped_late(service, notes.exists, 1.0)
+    assert isinstance(error, ChildStopTimeoutError)
+    assert error.signal == signal.SIGTERM
+    assert f": its process {error.pid} was ended by SIGTERM\n" in str(error)
+    assert "in hanging_factory" in error.stack
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("factory", "number"),
+    [(services.holding_the_lock, signal.SIGTERM), (services.immune, signal.SIGKILL)],
+)
+def test_code_that_holds_the_interpreters_lock_is_ended(
+    factory: Callable[[Path], Service], number: int, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    service = InProcess(partial(factory, notes))
+    error = stopped_late(service, notes.exists, 1.0)
+    assert isinstance(error, ChildStopTimeoutError)
+    assert error.signal == number
+
+
+def test_what_is_not_ready_in_time_is_stopped(tmp_path: Path) -> None:
+    service = InProcess(partial(services.Wavering, tmp_path / "never"))
+    error = failure(service, start_timeout=0.5)
+    assert isinstance(error, StartTimeoutError)
+    assert service.pids == ()
+
+
+def test_a_process_that_does_not_end_with_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servicegroup.process.LINGER_SECONDS", 0.3)
+    error = failure(InProcess(services.lingering))
+    assert isinstance(error, ChildStopTimeoutError)
+    assert error.signal == signal.SIGTERM
+    assert "its service had ended" in error.stack
+
+
+def test_a_process_that_does_not_end_after_its_stop() -> None:
+    service = InProcess(services.deaf_and_lingering)
+    error = stopped_late(service, None, 1.0)
+    assert isinstance(error, StopTimeoutError)
+    assert any("was ended by SIGTERM" in note for note in error.__notes__)
+
+
+# -- several --------------------------------------------------------------------------------------
+
+
+def test_workers_are_parts_and_stop_in_reverse_order(tmp_path: Path) -> None:
+    service = InProcess(partial(services.Numbered, tmp_path), workers=2, name="crew")
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with group:
+        pids = service.pids
+        assert len(set(pids)) == 2
+        [status] = group.status()
+        assert [part.name for part in status.parts] == ["crew/1", "crew/2"]
+        assert [part.state for part in status.parts] == [State.RUNNING] * 2
+        assert all(part.ready for part in status.parts)
+    assert notes_of(tmp_path / "stops") == [str(pid) for pid in reversed(pids)]
+    [status] = group.status()
+    assert [part.state for part in status.parts] == [State.STOPPED] * 2
+    assert all(part.seconds_to_stop is not None for part in status.parts)
+
+
+def test_when_one_worker_fails_all_are_stopped(tmp_path: Path) -> None:
+    service = InProcess(partial(services.Numbered, tmp_path), workers=3)
+    group = ServiceGroup(signals=())
+    group.add(service, name="crew")
+    with failing(group) as errors:
+        first, second, third = service.pids
+        (tmp_path / f"fail-{second}").touch()
+        wait_for(lambda: group.state is GroupState.STOPPED)
+    [error] = errors
+    assert (type(error), str(error)) == (ConnectionError, f"{second} was told to fail")
+    assert error.__notes__ == [
+        "in service 'crew/2', while running",
+        "in service 'crew', while running",
+    ]
+    assert notes_of(tmp_path / "stops") == [str(third), str(first)]
+    [status] = group.status()
+    states = [part.state for part in status.parts]
+    assert states == [State.STOPPED, State.FAILED, State.STOPPED]
+    assert status.parts[1].error is error
+
+
+def test_when_all_workers_fail_all_of_it_is_told() -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(partial(services.Raising, OSError("each"), "end"), workers=2), name="crew")
+    with failing(group) as errors:
+        pass
+    [both] = errors
+    assert isinstance(both, ExceptionGroup)
+    assert both.message == "service 'crew': 2 failures"
+    assert [str(error) for error in both.exceptions] == ["each", "each"]
+
+
+def test_a_worker_that_hangs_leaves_the_others_their_stop(tmp_path: Path) -> None:
+    # The last is asked first, and is the one that hangs.
+    service = InProcess(partial(services.Numbered, tmp_path), workers=2)
+    group = ServiceGroup(signals=(), stop_timeout=1.0)
+    group.add(service)
+    with failing(group) as errors:
+        first, second = service.pids
+        os.kill(second, signal.SIGSTOP)
+    [error] = errors
+    assert isinstance(error, ChildStopTimeoutError)
+    assert (error.pid, error.signal) == (second, signal.SIGKILL)
+    assert notes_of(tmp_path / "stops") == [str(first)]
+
+
+def test_a_stop_that_comes_when_one_has_failed_already(tmp_path: Path) -> None:
+    # The last does not hear, so that the others still run when the group's stop comes.
+    service = InProcess(partial(services.Numbered, tmp_path), workers=3)
+    group = ServiceGroup(signals=(), stop_timeout=60.0, shutdown_timeout=1.0)
+    group.add(service)
+    with failing(group) as errors:
+        first, second, third = service.pids
+        os.kill(third, signal.SIGSTOP)
+        (tmp_path / f"fail-{first}").touch()
+        wait_for(lambda: group.status()[0].parts[2].stopping_at is not None)
+    assert group.status()[0].state is State.FAILED
+    both = errors[0]
+    assert isinstance(both, ExceptionGroup)
+    killed = both.exceptions[1]
+    assert isinstance(killed, ChildStopTimeoutError)
+    assert killed.pid == third
+    assert notes_of(tmp_path / "stops") == [str(second)]
+    assert service.pids == ()
+
+
+# -- the log --------------------------------------------------------------------------------------
+
+
+def test_log_records_come_to_the_parent(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        outcome(InProcess(services.Logging))
+    said, raised = (record for record in caplog.records if record.name == "tests.child")
+    assert (said.levelno, said.getMessage()) == (logging.WARNING, "a record of 1")
+    fields = SimpleNamespace(**vars(said))
+    assert (fields.service, fields.order) == ("child", 7)
+    assert fields.pid == said.process != os.getpid()
+    assert fields.mine.startswith("<unlocked _thread.lock")
+    assert "ValueError: logged" in logging.Formatter().format(raised)
+    lines = [r.getMessage() for r in caplog.records if r.name == "servicegroup"]
+    assert len([line for line in lines if "child: ready" in line]) == 1
+    assert not [line for line in lines if line.startswith("process-")]
+
+
+def test_a_record_that_cannot_be_sent_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert outcome(InProcess(services.logging_badly)).exit_code == 0
+    assert "--- Logging error ---" in capfd.readouterr().err
+
+
+def test_the_level_of_the_parent_is_that_of_the_child(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), caplog.at_level(logging.DEBUG, "tests.child"):
+        outcome(InProcess(services.Logging))
+    lines = [r.getMessage() for r in caplog.records if r.name == "tests.child"]
+    assert lines == ["not asked for", "a record of 1", "with a traceback"]
+
+
+def test_a_record_that_cannot_be_read_is_told(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise ValueError("a filter of the user's")
+
+    logger = logging.getLogger("tests.child")
+    logger.addFilter(refuse)
+    try:
+        assert outcome(InProcess(services.Logging)).exit_code == 0
+    finally:
+        logger.removeFilter(refuse)
+    assert "a log record of service 'child' is lost" in capsys.readouterr().err
+
+
+# -- the parent's end, and signals ----------------------------------------------------------------
+
+PARENT = """
+    from servicegroup import InProcess
+    from tests import process_services as services
+    from functools import partial
+    from pathlib import Path
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+def test_when_the_parent_is_killed_its_child_ends(how: signal.Signals) -> None:
+    with Child(
+        PARENT,
+        """
+        service = InProcess(services.deaf, workers=2)
+        group = ServiceGroup()
+        group.add(service)
+        group.subscribe(tell)
+        group.subscribe(lambda event: say("pids", *service.pids))
+        group.run()
+    """,
+    ) as parent:
+        parent.wait_for("GroupReady")
+        pids = [int(pid) for pid in parent.wait_for("pids").split()[1:]]
+        assert len(pids) == 2
+        assert all(map(lives, pids))
+        at = parent.send(how)
+        wait_for(lambda: not any(map(lives, pids)))
+        assert time.monotonic() - at < 1.0
+
+
+def test_when_the_parent_is_killed_code_that_holds_the_lock_ends(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with Child(
+        PARENT,
+        f"""
+        service = InProcess(partial(services.holding_the_lock, Path({str(notes)!r})))
+        group = ServiceGroup()
+        group.add(service)
+        threading.Thread(target=group.start, daemon=True).start()
+        wait_for(lambda: service.pids, "no child")
+        say("pid", *service.pids)
+        signal.pause()
+    """,
+    ) as parent:
+        pid = int(parent.wait_for("pid").split()[1])
+        wait_for(notes.exists)
+        at = parent.send(signal.SIGKILL)
+        wait_for(lambda: not lives(pid))
+        assert time.monotonic() - at < 1.0
+
+
+def test_when_the_parent_is_killed_a_child_that_still_imports_ends(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""if True:
+        import os, sys, threading, time
+        if __name__ == "__mp_main__":
+            os.write(1, f"importing {os.getpid()}\\n".encode())
+            time.sleep(600)
+        from servicegroup import InProcess, ServiceGroup, with_start
+        def factory():
+            raise AssertionError
+        if __name__ == "__main__":
+            group = ServiceGroup()
+            group.add(InProcess(factory))
+            group.run()
+    """)
+    with Child(f"os.execv(sys.executable, [sys.executable, {str(script)!r}])") as parent:
+        pid = int(parent.wait_for("importing").split()[1])
+        assert lives(pid)
+        at = parent.send(signal.SIGKILL)
+        wait_for(lambda: not lives(pid))
+        assert time.monotonic() - at < 1.0
+
+
+def test_a_process_forked_from_the_parent_does_not_keep_the_child() -> None:
+    with Child(
+        PARENT,
+        """
+        service = InProcess(services.deaf)
+        group = ServiceGroup()
+        group.add(service)
+        threading.Thread(target=group.start, daemon=True).start()
+        group.wait_ready()
+        import warnings
+        warnings.simplefilter("ignore")
+        forked = os.fork()
+        if not forked:
+            time.sleep(60)
+            os._exit(0)
+        say("pids", forked, *service.pids)
+        signal.pause()
+    """,
+    ) as parent:
+        forked, pid = map(int, parent.wait_for("pids").split()[1:])
+        try:
+            at = parent.send(signal.SIGKILL)
+            wait_for(lambda: not lives(pid))
+            assert time.monotonic() - at < 1.0
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_ctrl_c_reaches_the_child_through_the_group_only(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with Child(
+        """
+        os.setpgid(0, 0)
+    """,
+        PARENT,
+        f"""
+        service = InProcess(partial(services.Steady, Path({str(notes)!r})))
+        group = ServiceGroup()
+        group.add(service, name="child")
+        group.add(Worker("last"))
+        group.subscribe(tell)
+        group.run()
+    """,
+    ) as parent:
+        parent.wait_for("GroupReady")
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.end() == 0, parent.stderr
+        assert [note.split()[0] for note in notes_of(notes)] == ["start", "drain", "stop", "end"]
+
+
+def test_ctrl_c_while_the_child_is_made_is_not_its_end(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with Child(
+        """
+        os.setpgid(0, 0)
+    """,
+        PARENT,
+        f"""
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        service = InProcess(partial(services.Steady, Path({str(notes)!r})))
+        group = ServiceGroup(signals=())
+        group.add(service, name="child")
+        group.subscribe(tell)
+        threading.Thread(target=group.start, daemon=True).start()
+        until = time.monotonic() + 60
+        while not group.is_ready and time.monotonic() < until:
+            os.killpg(0, signal.SIGINT)
+            time.sleep(0.0005)
+        say("ready", group.is_ready)
+        group.stop()
+        group.wait()
+    """,
+    ) as parent:
+        assert parent.wait_for("ready") == "ready True"
+        assert parent.end() == 0, parent.stderr
+        assert "Traceback" not in parent.stderr
+
+
+def test_the_exit_of_the_program_is_clean() -> None:
+    with Child(
+        PARENT,
+        """
+        import warnings
+        warnings.simplefilter("error")
+        for _ in range(2):
+            group = ServiceGroup()
+            group.add(InProcess(services.Steady, workers=2))
+            with group:
+                pass
+        group.add(InProcess(services.Steady))
+        group.add(with_start(lambda: group.stop("that was all")))
+        group.run()
+    """,
+    ) as parent:
+        assert parent.end() == 0, parent.stderr
+        assert "resource_tracker" not in parent.stderr
+        assert "Warning" not in parent.stderr
+
+
+def test_a_child_may_have_children(tmp_path: Path) -> None:
+    report = outcome(InProcess(services.matryoshka))
+    assert report.exit_code == 0
+
+
+# -- nothing is left ------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_nothing_is_left_of_twenty_children() -> None:
+    service = InProcess(services.Steady, workers=2)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with group:
+        pass  # multiprocessing's resource tracker stays for good
+    before = descriptors()
+    for turn in range(10):
+        with failing(group) if turn % 2 else group:
+            if turn % 2:
+                os.kill(service.pids[0], signal.SIGKILL)
+                wait_for(lambda: group.state is GroupState.STOPPED)
+    assert descriptors() == before
+    assert zombies() == []
+
+
+def test_when_no_child_can_be_made_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+
+    def refuse(*_args: object) -> None:
+        raise BlockingIOError("no process left")
+
+    monkeypatch.setattr("multiprocessing.popen_spawn_posix.util.spawnv_passfds", refuse)
+    error = failure(InProcess(services.Steady, workers=2))
+    monkeypatch.undo()
+    assert str(error) == "no process left"
+    assert descriptors() == before
+
+
+def test_an_interrupted_start_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = InProcess(services.Steady)
+    before = list(service.pids)
+
+    def interrupt(_self: object) -> None:
+        before.extend(service.pids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("servicegroup.process._Supervisor._wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        service.start()
+    [pid] = before
+    assert not lives(pid)
+    assert zombies() == []
+
+
+def test_an_exit_code_that_somebody_else_took() -> None:
+    service = InProcess(services.Steady)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with failing(group) as errors:
+        [pid] = service.pids
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes it
+        try:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: group.state is GroupState.STOPPED)
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+    [error] = errors
+    assert isinstance(error, ChildDiedError)
+    assert "somebody else has taken its exit code" in str(error)
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_comes_back(times: int, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    policy = Restart(max_restarts=times, within=600.0, delay=0.01, factor=1.0, jitter=0.0)
+    group = ServiceGroup(signals=())
+    group.add(InProcess(partial(services.Steady, notes)), name="other")
+    service = group.add(InProcess(services.Steady), on_failure=policy)
+    with group:
+        assert notes_of(notes) == ["start"]
+        before = descriptors()
+        for killed in range(times):
+            wait_for(lambda: group.is_ready and service.pids)
+            os.kill(service.pids[0], signal.SIGKILL)
+            count = killed + 1
+            wait_for(lambda count=count: group.status()[1].restarts == count)  # type: ignore[misc]
+        wait_for(lambda: group.is_ready and service.pids)
+        assert descriptors() == before
+        assert zombies() == []
+        assert notes_of(notes) == ["start"]
+    assert [status.restarts for status in group.status()] == [0, times]
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def _local() -> Callable[[], Service]:
+    def factory() -> Service:
+        return services.Steady()
+
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (lambda: services.Steady(), r"factory lambda cannot be pickled.*functools\.partial"),
+        (_local(), "factory factory cannot be pickled"),
+        (partial(_local()), "factory factory cannot be pickled"),
+        (services.NotPicklable(), "factory NotPicklable cannot be pickled"),
+        (services.coroutine, "factory coroutine is a coroutine function"),
+        (None, "factory must be callable, not None"),
+        (services.Steady(), "pass what makes the service, not the service"),
+        (services.hanging_factory, "needs notes: bind them with functools.partial"),
+    ],
+)
+def test_a_factory_that_cannot_be_used_is_refused(factory: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        InProcess(factory)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("workers", "error"),
+    [(0, ValueError), (-1, ValueError), (True, TypeError), (1.0, TypeError), ("2", TypeError)],
+)
+def test_a_wrong_number_of_workers_is_refused(workers: int, error: type[Exception]) -> None:
+    with pytest.raises(error, match="workers must be"):
+        InProcess(services.Steady, workers=workers)
+
+
+@pytest.mark.parametrize(("name", "error"), [("", ValueError), (" ", ValueError), (1, TypeError)])
+def test_a_wrong_name_is_refused(name: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="name must"):
+        InProcess(services.Steady, name=name)
+
+
+def test_a_factory_of_a_command_is_refused() -> None:
+    with Child("""
+        from servicegroup import InProcess
+
+        try:
+            InProcess(lambda_free := Worker, name="x")
+        except TypeError as error:
+            say("refused", error)
+
+        def factory():
+            return Worker("a")
+
+        try:
+            InProcess(factory)
+        except TypeError as error:
+            say("refused", error)
+    """) as child:
+        assert child.end() == 0
+        assert len(child.said("refused")) == 2
+        assert "-c command" in child.lines[-1]
+
+
+def test_default_names() -> None:
+    assert InProcess(services.Steady).name == "Steady"
+    assert InProcess(partial(partial(services.Steady), None)).name == "Steady"
+    assert InProcess(services.returning).name == "returning"
+    assert InProcess(services.returning, name="mine").name == "mine"
+
+
+# -- the pipe -------------------------------------------------------------------------------------
+
+
+def test_messages_are_put_together_from_any_pieces() -> None:
+    messages = [("a", 1), ("b", b"x" * 1000), ("c",)]
+    data = b"".join(map(frame, messages))
+    for size in (1, 7, 500, len(data)):
+        frames = Frames()
+        pieces = [data[i : i + size] for i in range(0, len(data), size)]
+        assert [message for piece in pieces for message in frames.feed(piece)] == messages
+
+
+def test_what_a_forked_process_sends_is_dropped() -> None:
+    read, write = os.pipe()
+    sender = Sender(write)
+    sender._pid += 1
+    sender.send(("a",))
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_large_arguments_come_through() -> None:
+    service = InProcess(partial(services.counting, b"x" * 5_000_000, 5_000_000))
+    assert outcome(service).exit_code == 0
+
+
+def test_the_errors_can_be_pickled() -> None:
+    error = ChildDiedError("killed", 12, -9)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.pid, again.exit_code, again.signal) == ("killed", 12, -9, 9)
