@@ -55,14 +55,14 @@ def write(event: Event) -> None:
     level, line = _LINES.get(type(event), (logging.DEBUG, type(event).__name__))
     if log.isEnabledFor(level):
         fields = {name: getattr(event, name) for name in attrs.fields_dict(type(event))}
-        error = fields.get("error")
+        known = {name: value for name, value in fields.items() if value is not None}
         log.log(
             level,
             "%s: %s",
             event.group,
             line.format_map(fields),
-            exc_info=error,
-            extra={"event": type(event).__name__, **fields},
+            exc_info=known.get("error"),
+            extra={"event": type(event).__name__, **known},
         )
     if isinstance(event, events.GroupStopped) and event.brief:
         log.warning(_BRIEF, event.group, extra={"event": "GroupStopped", "group": event.group})

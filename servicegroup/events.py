@@ -7,6 +7,8 @@ the name `inner/service`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import frozen
 
 
@@ -25,11 +27,16 @@ class ServiceEvent(Event):
 
     Attributes:
         service: its name.
-        seconds: how long what has just ended took, where that is known.
+        seconds: how long what has just ended took, where that is known; the kinds of event below
+            say what else is. (The records are of one make, for each make costs time at import.)
     """
 
     service: str
     seconds: float | None = None
+    error: BaseException | None = None
+    phase: str | None = None
+    restarts: int | None = None
+    stack: str | None = None
 
 
 class ServiceStarting(ServiceEvent):
@@ -68,38 +75,41 @@ class ServiceStopped(ServiceEvent):
     __slots__ = ()
 
 
-@frozen(kw_only=True, eq=False)
 class ServiceFailed(ServiceEvent):
     """It raised `error` (a `StartTimeoutError`: was not ready in time); `phase` says when."""
 
-    error: BaseException
-    phase: str
+    __slots__ = ()
+    if TYPE_CHECKING:
+        error: BaseException
+        phase: str
 
 
-@frozen(kw_only=True, eq=False)
 class ServiceRestarting(ServiceEvent):
     """It ended and will be started again in `seconds`, for the `restarts`th time.
 
-    Attributes:
-        error: what it raised; None when it returned.
+    `error` is what it raised; None when it returned.
     """
 
-    restarts: int
-    error: BaseException | None
+    __slots__ = ()
+    if TYPE_CHECKING:
+        restarts: int
+        seconds: float
 
 
-@frozen(kw_only=True, eq=False)
 class ServiceAbandoned(ServiceEvent):
     """It did not stop within `seconds`; `stack` tells where it was, and the group went on."""
 
-    stack: str
+    __slots__ = ()
+    if TYPE_CHECKING:
+        stack: str
 
 
-@frozen(kw_only=True, eq=False)
 class ServiceStalled(ServiceEvent):
     """It gave no heartbeat for `seconds`; `stack` tells where it is."""
 
-    stack: str
+    __slots__ = ()
+    if TYPE_CHECKING:
+        stack: str
 
 
 class ServiceRecovered(ServiceEvent):

@@ -8,7 +8,7 @@ def change(report: Report, event: events.ServiceStopped, error: ServiceGroupErro
     report.services[0].error = None  # refused
     event.service = "other"  # refused
     print(error.reports)  # refused
-    print(event.error)  # refused
+    print(event.cause)  # refused
 
 
 def go_on(group: ServiceGroup) -> int:
