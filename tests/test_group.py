@@ -815,8 +815,6 @@ def test_hung_services_do_not_cost_the_others_their_stop(clock: FakeClock, trace
     group = fake_time_group(clock, stop_timeout=10.0, shutdown_timeout=25.0)
     for name in "abcd":
         group.add(Full(name, trace, "hang" if name in "cd" else "obey"))
-    services = [entry.service for entry in group._table.entries]
-    hung = [s for s in services if isinstance(s, Full) and s.on_stop == "hang"]
     group.add(Full("e", trace, "hang"))
     thread, raised = run_in_thread(group)
     group.wait_ready(20)
@@ -834,7 +832,6 @@ def test_hung_services_do_not_cost_the_others_their_stop(clock: FakeClock, trace
     for entry in group._table.entries:
         assert isinstance(entry.service, Full)
         entry.service.free()
-    assert hung
 
 
 def test_a_drain_cannot_eat_the_reserve(clock: FakeClock, trace: Trace) -> None:
