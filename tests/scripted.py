@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 from servicegroup import Service, ServiceGroup
 from servicegroup._runner import Runner
-from tests.fake_time import mailbox_of
+from tests.fake_time import FakeClock, mailbox_of, pass_time, wait_until
 
 Command = Callable[[], object] | str
 
@@ -161,3 +161,15 @@ def run_in_thread(group: ServiceGroup) -> tuple[threading.Thread, list[BaseExcep
     thread = threading.Thread(target=start, daemon=True)
     thread.start()
     return thread, raised
+
+
+def settle(group: ServiceGroup) -> None:
+    """Wait until nothing moves any more."""
+    wait_until(lambda: group._run.over.is_set() or is_quiet(group), "quiet")
+
+
+def end(group: ServiceGroup, clock: FakeClock, thread: threading.Thread) -> None:
+    """From deadline to deadline to the end of a group that `run_in_thread` started."""
+    pass_time(group, clock, lambda: is_quiet(group))
+    thread.join(20)
+    assert not thread.is_alive()

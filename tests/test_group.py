@@ -23,16 +23,18 @@ from servicegroup import (
     with_start,
 )
 from servicegroup._runner import Runner
-from tests.fake_time import FakeClock, fake_time_group, mailbox_of, pass_time, wait_until
+from tests.fake_time import FakeClock, fake_time_group, mailbox_of, wait_until
 from tests.scripted import (
     ByEvent,
     Drained,
     Full,
     Plain,
     Trace,
+    end,
     fail_with,
     is_quiet,
     run_in_thread,
+    settle,
 )
 
 
@@ -46,18 +48,8 @@ def trace() -> Trace:
     return []
 
 
-def settle(group: ServiceGroup) -> None:
-    wait_until(lambda: group._run.over.is_set() or is_quiet(group), "quiet")
-
-
 def stops(trace: Trace) -> list[str]:
     return [who for what, who in trace if what == "stop"]
-
-
-def end(group: ServiceGroup, clock: FakeClock, thread: threading.Thread) -> None:
-    pass_time(group, clock, lambda: is_quiet(group))
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 # -- starting --------------------------------------------------------------------------------------

@@ -15,8 +15,17 @@ from servicegroup import (
     StopTimeoutError,
     events,
 )
-from tests.fake_time import FakeClock, fake_time_group, pass_time, wait_until
-from tests.scripted import ByEvent, Drained, Full, Trace, fail_with, is_quiet, run_in_thread
+from tests.fake_time import FakeClock, fake_time_group, wait_until
+from tests.scripted import (
+    ByEvent,
+    Drained,
+    Full,
+    Trace,
+    end,
+    fail_with,
+    run_in_thread,
+    settle,
+)
 
 
 @pytest.fixture
@@ -27,16 +36,6 @@ def clock() -> FakeClock:
 @pytest.fixture
 def trace() -> Trace:
     return []
-
-
-def settle(group: ServiceGroup) -> None:
-    wait_until(lambda: group._run.over.is_set() or is_quiet(group), "quiet")
-
-
-def end(group: ServiceGroup, clock: FakeClock, thread: threading.Thread) -> None:
-    pass_time(group, clock, lambda: is_quiet(group))
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 def two_groups(clock: FakeClock, trace: Trace) -> tuple[ServiceGroup, ServiceGroup]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import pytest
@@ -21,8 +20,8 @@ from servicegroup import (
 )
 from servicegroup._runner import Runner
 from servicegroup.restart import Restart, RestartHistory
-from tests.fake_time import FakeClock, fake_time_group, mailbox_of, pass_time, wait_until
-from tests.scripted import ByEvent, Full, Trace, fail_with, is_quiet, run_in_thread
+from tests.fake_time import FakeClock, fake_time_group, mailbox_of, wait_until
+from tests.scripted import ByEvent, Full, Trace, end, fail_with, run_in_thread, settle
 
 
 @pytest.fixture
@@ -88,8 +87,8 @@ def test_no_window_ever_holds_more_than_allowed(
         now += gap
         if history.next(now) is not None:
             granted.append(now)
-    for end in granted:
-        assert len([time for time in granted if time <= end and end - time < within]) <= most
+    for last in granted:
+        assert len([time for time in granted if time <= last and last - time < within]) <= most
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -114,16 +113,6 @@ def test_a_policy_that_makes_no_sense_is_refused(
 # -- in a group ------------------------------------------------------------------------------------
 
 POLICY = Restart(delay=1.0, jitter=0.0, max_restarts=2, within=60.0)
-
-
-def settle(group: ServiceGroup) -> None:
-    wait_until(lambda: group._run.over.is_set() or is_quiet(group), "quiet")
-
-
-def end(group: ServiceGroup, clock: FakeClock, thread: threading.Thread) -> None:
-    pass_time(group, clock, lambda: is_quiet(group))
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 def started(clock: FakeClock, service: Full, **options: Any) -> tuple[ServiceGroup, Any, Any]:
