@@ -37,6 +37,7 @@ class FakeMailbox(Mailbox):
     def __init__(self) -> None:
         self.messages: deque[Message] = deque()
         self._waits_since = -1
+        self.takes = 0
         self.until: float | None = None
         self.now = self._now  # type: ignore[method-assign]
 
@@ -57,6 +58,7 @@ class FakeMailbox(Mailbox):
     def get(self, until: float | None) -> Message | None:
         with self.clock.moved:
             self.until = until
+            self.takes += 1
             while not self.messages:
                 if until is not None and self.clock.time >= until:
                     self._waits_since = -1

@@ -125,27 +125,34 @@ def fail_with(error: BaseException) -> Callable[[], None]:
 def is_quiet(group: ServiceGroup) -> bool:
     """Whether nothing happens any more until the test does something or time passes."""
     mailbox = mailbox_of(group)
+    takes = mailbox.takes
     return (
         mailbox.waiting
         and all(map(_is_quiet, list(group._run._runners)))
         and not mailbox.messages
         and mailbox.waiting
+        # Those looked at first may have been moved by what came of those looked at last.
+        and mailbox.takes == takes
     )
 
 
 def _is_quiet(runner: Runner) -> bool:
-    service = runner.service
-    if isinstance(service, ServiceGroup):
-        return runner.ended or is_quiet(service)
     if runner.settled:
         return True
+    service = runner.service
+    stopping = (runner.asked and not runner.stop_returned) or _drains(runner)
+    if isinstance(service, ServiceGroup):
+        return not stopping and (runner.ended or is_quiet(service))
     desk = getattr(service, "in_start", None)
     started = runner.ended or desk is None or desk.parked
     if isinstance(service, ByEvent):
         return runner.ended or (started and not service.stopping.is_set())
-    stopping = runner.asked and not runner.stop_returned
     stop_desk = getattr(service, "in_stop", None)
     return started and (not stopping or stop_desk is None or stop_desk.parked)
+
+
+def _drains(runner: Runner) -> bool:
+    return getattr(runner.host, "_draining", None) is runner
 
 
 def run_in_thread(group: ServiceGroup) -> tuple[threading.Thread, list[BaseException]]:
