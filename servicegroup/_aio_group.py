@@ -247,7 +247,7 @@ class AsyncGroup(AsyncService, Composite):
     def _resolve(self, service: AsyncService, name: str, given: Mapping[str, object]) -> Options:
         if isinstance(service, AsyncGroup) and given["stop_timeout"] is None:
             given = {**given, "stop_timeout": service.stop_timeout}
-        options = self._resolver.resolve(service, name, given)
+        options = self._resolver.resolve(service, name, tuple(map(given.get, NAMES)))
         whose = f"service {name!r}"
         if options.ready_when == "returned":
             raise ValueError(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from servicegroup import _log
 from servicegroup._runner import GroupThread
 from servicegroup.events import Event
 
 Subscriber = Callable[[Event], object]
-
-log = logging.getLogger("servicegroup")
 
 
 class Dispatcher:
@@ -41,4 +39,4 @@ class Dispatcher:
                 try:
                     subscriber(event)
                 except BaseException:
-                    log.exception("subscriber %r raised at %r", subscriber, event)
+                    _log.logger().exception("subscriber %r raised at %r", subscriber, event)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter, is_
 
 from attrs import frozen
 
@@ -44,6 +45,8 @@ NAMES = (
     "on_stall",
     "expected_on_stop",
 )
+_own: Callable[[object], tuple[object, ...]] = attrgetter(*NAMES)
+_NOTHING = (None,) * len(NAMES)
 
 
 def seconds(whose: str, name: str, value: object) -> float:
@@ -95,18 +98,28 @@ class Resolver:
             **defaults,
         }
         self._known: dict[tuple[object, ...], Options] = {}
+        self._last: tuple[tuple[object, ...], Options] | None = None
 
-    def resolve(self, service: object, name: str, given: Mapping[str, object]) -> Options:
-        """The options of `service`, which the group knows as `name`.
+    def resolve(self, service: object, name: str, given: tuple[object, ...]) -> Options:
+        """The options of `service`, which the group knows as `name`; `given` as in `NAMES`.
 
         Raises:
             TypeError, ValueError: one of them is wrong; the message says which, and whose.
         """
+        said = given + (_own(service) if isinstance(service, Managed) else _NOTHING)
+        # Thousands of a kind come one after the other.
+        if self._last is not None and all(map(is_, said, self._last[0])):
+            return self._last[1]
+        options = self._put_together(name, given, said[len(given) :])
+        self._last = said, options
+        return options
+
+    def _put_together(
+        self, name: str, given: tuple[object, ...], own: tuple[object, ...]
+    ) -> Options:
         values: list[object] = []
-        for option in NAMES:
-            value = given.get(option)
-            if value is None and isinstance(service, Managed):
-                value = getattr(service, option)
+        for option, first, second in zip(NAMES, given, own, strict=True):
+            value = second if first is None else first
             if value is None:
                 value = self._defaults.get(option)
                 if option == "on_return" and values[0] == "returned":

@@ -16,7 +16,7 @@ from attrs import frozen
 from servicegroup import _log, events
 from servicegroup._dispatcher import Dispatcher, Subscriber
 from servicegroup._mailbox import Mailbox, Message
-from servicegroup._runner import GroupThread, Runner
+from servicegroup._runner import Runner
 from servicegroup._stopper import Stopper
 from servicegroup._table import Table
 from servicegroup.errors import (
@@ -28,7 +28,6 @@ from servicegroup.errors import (
     StopTimeoutError,
 )
 from servicegroup.report import GroupState, Report, ServiceStatus, State, one_line
-from servicegroup.service import Service
 
 # Of the time a stop may take: when the services not asked yet are asked all at once, and when the
 # last are abandoned, so that a little is left to tell of it.
@@ -102,7 +101,7 @@ class Run:
         self._held = False  # draining until the outer group says stop
         self._left = 0  # runners that may be owed a stop: the first so many
         self._at_once = False
-        self._joining: GroupThread | None = None  # nothing else is to be waited for
+        self._joining: Runner | None = None  # nothing else is to be waited for
         self._deadlines: list[tuple[float, int, Runner]] = []  # a heap; see _until
         self._watches: list[tuple[float, int, Runner, int]] = []  # a heap, of heartbeats due
         self._serial = itertools.count()  # so that the heap never compares runners
@@ -151,9 +150,13 @@ class Run:
         self.over.set()
 
     def _next_message(self) -> Message | None:
+        if self._more:
+            return self._mailbox.poll()
         if self._joining is not None:
-            thread, self._joining = self._joining, None
-            return self._mailbox.get_after(thread, self._until())
+            runner, self._joining = self._joining, None
+            assert runner.thread is not None
+            event = runner.stop_event
+            return self._mailbox.join(runner.thread, self._until(), event)
         return self._mailbox.get(self._until())
 
     def _begin(self) -> None:
@@ -168,8 +171,6 @@ class Run:
 
     def _until(self) -> float | None:
         """When to look again though no message came; None: never."""
-        if self._more:
-            return 0.0
         deadlines = self._deadlines
         # Those that were met are left in the heap until they come up, and are thrown away here: one
         # of them must not wake an idle group.
@@ -267,9 +268,12 @@ class Run:
         if options.ready_when != "entered":
             self._set_deadline(runner, runner.started_at + options.start_timeout)
         try:
-            runner.launch(f"{self.settings.name}/{runner.name}")
+            entered = runner.launch(f"{self.settings.name}/{runner.name}")
         except Exception as error:  # no thread to be had
             self.on_ended(runner, error)
+        else:
+            if entered:
+                self.on_entered(runner)
 
     def on_entered(self, runner: Runner) -> None:
         """Its thread runs `start()`."""
@@ -613,7 +617,7 @@ class Run:
                 self._ask(runner)
             if not runner.settled:
                 if runner.stop_returned and not self._at_once:
-                    self._joining = runner.thread
+                    self._joining = runner
                 return
             self._left -= 1
         self.state = GroupState.STOPPED
@@ -637,10 +641,11 @@ class Run:
         runner.ready = False
         self._set_deadline(runner, min(now + runner.options.stop_timeout, self._abandon_at))
         self._tell_of(runner, events.ServiceStopping)
-        if runner.stops_by_event:
+        event = runner.stop_event
+        if event is not None:
             # Not worth another thread: two switches saved for each of many services.
-            assert isinstance(runner.service, Service)
-            runner.service.stopping.set()
+            if runner.ended or self._at_once or runner.again:
+                event.set()  # otherwise it is set just before the join
             runner.stop_returned = True
             self._settle_if_over(runner)
         elif self._at_once or runner.again:

@@ -88,9 +88,15 @@ class Runner:
     # Held by whoever came first: the service's thread, which then enters start() and is owed a
     # stop(), or the stop, and start() is never called.
     _claim: threading.Lock = field(factory=threading.Lock)
+    # Held by whoever came first of the two who know that the thread runs: it and its starter.
+    _met: threading.Lock = field(factory=threading.Lock)
 
-    def launch(self, thread_name: str) -> None:
-        """Start the thread. RuntimeError when the machine has none left."""
+    def launch(self, thread_name: str) -> bool:
+        """Start the thread. RuntimeError when the machine has none left.
+
+        Returns:
+            Whether it has entered `start()` already; if not, it will post `on_entered`.
+        """
         service = self.service
         if isinstance(service, Managed):
             if service._link is not None:
@@ -99,10 +105,12 @@ class Runner:
         thread = GroupThread(self._main, thread_name, self.host.root, self)
         thread.start()
         self.thread = thread
+        return not self._met.acquire(blocking=False)
 
     def reset(self) -> None:
         """As new, for one more start."""
         self._claim = threading.Lock()
+        self._met = threading.Lock()
         self.entered = self.ended = self.asked = self.stop_returned = self.settled = False
         self.again = self.stalled = False
         self.owed = True
@@ -117,7 +125,8 @@ class Runner:
         if not self.claim():
             return
         host = self.host
-        host.post(host.on_entered, self)
+        if not self._met.acquire(blocking=False):
+            host.post(host.on_entered, self)
         try:
             # A thread begins with an empty context; to enter another costs 4 KiB of its stack.
             if self.context is None:
@@ -138,15 +147,14 @@ class Runner:
         return service._drain if isinstance(service, Composite) else None
 
     @property
-    def stops_by_event(self) -> bool:
-        """Whether its `stop()` is known to do nothing but set the `stopping` event."""
+    def stop_event(self) -> threading.Event | None:
+        """The `stopping` event, if its `stop()` is known to do nothing but set that."""
         service = self.service
-        return (
-            isinstance(service, Service)
-            and type(service).stop is Service.stop
-            and "stop" not in vars(service)
-            and type(vars(service).get("stopping")) is threading.Event
-        )
+        if not isinstance(service, Service) or type(service).stop is not Service.stop:
+            return None
+        known = vars(service)
+        event = known.get("stopping")
+        return event if type(event) is threading.Event and "stop" not in known else None
 
     def announce(self, ready: bool) -> None:
         """What `mark_ready` and `mark_not_ready` come to. Any thread."""
@@ -173,22 +181,24 @@ class Runner:
         """How it stands. Any thread."""
         wall = self.host.wall_offset
         ready_at, asked_at, settled_at = self.ready_at, self.asked_at, self.settled_at
-        new = self.state is State.NEW
+        seconds_to_stop = None
+        if asked_at is not None and settled_at is not None:
+            seconds_to_stop = settled_at - asked_at
         service: object = self.service
-        parts = service._parts() if isinstance(service, Composite) else ()
+        parts: tuple[ServiceStatus, ...] = ()
+        if isinstance(service, Composite):
+            parts = tuple(part.under(self.name) for part in service._parts())
         return ServiceStatus(
             name=self.name,
             state=self.state,
             ready=self.ready,
             stalled=self.stalled,
-            started_at=None if new else self.started_at + wall,
+            started_at=None if self.state is State.NEW else self.started_at + wall,
             seconds_to_ready=None if ready_at is None else ready_at - self.started_at,
             stopping_at=None if asked_at is None else asked_at + wall,
-            seconds_to_stop=None
-            if asked_at is None or settled_at is None
-            else settled_at - asked_at,
+            seconds_to_stop=seconds_to_stop,
             restarts=self.restarts,
             error=self.error,
             stack=self.stack,
-            parts=tuple(part.under(self.name) for part in parts),
+            parts=parts,
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, ParamSpec, Self, TypeVar
 from servicegroup import _log
 from servicegroup._dispatcher import Subscriber
 from servicegroup._mailbox import Mailbox
-from servicegroup._options import Resolver, choice, flag, seconds
+from servicegroup._options import NAMES, Options, Resolver, choice, flag, seconds
 from servicegroup._run import NESTED_SHARE, Run, Settings
 from servicegroup._runner import GroupThread
 from servicegroup._signals import Signals, in_main_thread
@@ -117,7 +117,7 @@ class ServiceGroup(Composite):
             if dump_signal in self._signals:
                 raise ValueError(f"{whose}: dump_signal {dump_signal!r} is one of signals, too")
         self._table = Table()
-        self._vetted: set[type] = set()  # whose start and stop were looked at
+        self._vetted: set[tuple[type, Options]] = set()
         self._subscribers: list[Subscriber] = []
         self._outer: ServiceGroup | None = None  # the group that this one was added to
         self._run = self._new_run()
@@ -167,25 +167,22 @@ class ServiceGroup(Composite):
         if name is None:
             name = _default_name(service)
         _require_name(f"add({service!r})" if chosen else type(service).__name__, name)
-        given: dict[str, object] = {
-            "ready_when": ready_when,
-            "daemon": daemon,
-            "start_timeout": start_timeout,
-            "stop_timeout": stop_timeout,
-            "on_failure": on_failure,
-            "on_return": on_return,
-            "heartbeat_timeout": heartbeat_timeout,
-            "on_stall": on_stall,
-            "expected_on_stop": expected_on_stop,
-        }
+        given: tuple[object, ...] = (
+            ready_when,
+            daemon,
+            start_timeout,
+            stop_timeout,
+            on_failure,
+            on_return,
+            heartbeat_timeout,
+            on_stall,
+            expected_on_stop,
+        )
         if isinstance(service, ServiceGroup):
             self._refuse_cycle(service, name)
-            # It has limits of its own; this one is only there in case they fail.
-            own = service._settings.shutdown_timeout * NESTED_SHARE
-            nested = {"ready_when": "announced", "start_timeout": math.inf, "stop_timeout": own}
-            given = {**given, **{key: nested[key] for key in nested if given[key] is None}}
+            given = service._limits_as_service(given)
         options = self._resolver.resolve(service, name, given)
-        self._vet(service, name, options.ready_when, options.heartbeat_timeout)
+        self._vet(service, name, options)
         self._table.add(service, name, options, chosen=chosen)
         if isinstance(service, ServiceGroup):
             service._outer = self
@@ -387,6 +384,7 @@ class ServiceGroup(Composite):
             if run.begun:
                 self._run = run = self._new_run()
             run.begun = True
+        _log.look()
         run.context = copy_context()
         runner = getattr(threading.current_thread(), "runner", None)
         if runner is not None and runner.service is self:
@@ -477,7 +475,9 @@ class ServiceGroup(Composite):
 
     def _write_dump(self) -> None:
         text = "\n".join([f"group {self.name!r} is {self.state.value}", *table(self.status())])
-        _log.log.warning("%s\n%s", text, all_stacks(), extra={"event": "Dump", "group": self.name})
+        _log.logger().warning(
+            "%s\n%s", text, all_stacks(), extra={"event": "Dump", "group": self.name}
+        )
 
     def _last_words(self, run: Run, number: int) -> str:
         running = run.running()
@@ -516,15 +516,27 @@ class ServiceGroup(Composite):
             if isinstance(entry.service, ServiceGroup)
         )
 
-    def _vet(
-        self, service: StartStop, name: str, ready_when: str, heartbeat_timeout: float
-    ) -> None:
+    def _limits_as_service(self, given: tuple[object, ...]) -> tuple[object, ...]:
+        """What it is given as a service of another group: limits only in case its own fail."""
+        own = self._settings.shutdown_timeout * NESTED_SHARE
+        nested = {"ready_when": "announced", "start_timeout": math.inf, "stop_timeout": own}
+        return tuple(
+            nested.get(option) if value is None else value
+            for option, value in zip(NAMES, given, strict=True)
+        )
+
+    def _vet(self, service: StartStop, name: str, options: Options) -> None:
         """Refuse what cannot be a service."""
-        whose = f"service {name!r} ({type(service).__name__})"
-        if not isinstance(service, Managed) and heartbeat_timeout != math.inf:
+        kind = type(service)
+        instance = getattr(service, "__dict__", ())
+        if (kind, options) in self._vetted and not ("start" in instance or "stop" in instance):
+            return
+        whose = f"service {name!r} ({kind.__name__})"
+        if not isinstance(service, Managed) and options.heartbeat_timeout != math.inf:
             raise ValueError(
                 f"{whose}: heartbeat_timeout needs a heartbeat() to call: subclass Service"
             )
+        ready_when = options.ready_when
         if ready_when == "announced" and not isinstance(service, (Managed, ServiceGroup)):
             raise ValueError(
                 f'{whose}: ready_when="announced" needs a mark_ready() to call: subclass Service'
@@ -534,9 +546,6 @@ class ServiceGroup(Composite):
                 f"{whose}: start() of a thread or process returns at once and does not block: "
                 'say ready_when="returned", or add its target with with_start()'
             )
-        kind = type(service)
-        if kind in self._vetted and not {"start", "stop"} & getattr(service, "__dict__", {}).keys():
-            return
         for method in ("start", "stop"):
             fn = getattr(service, method, None)
             if fn is None:
@@ -552,7 +561,7 @@ class ServiceGroup(Composite):
                 )
         if isinstance(service, Service) and kind.start is Service.start:
             raise TypeError(f"{whose} does not override start(), where the work is done")
-        self._vetted.add(kind)
+        self._vetted.add((kind, options))
 
 
 LAUNCH_SECONDS = 1.0

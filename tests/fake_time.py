@@ -55,6 +55,9 @@ class FakeMailbox(Mailbox):
             self._waits_since = -1
             self.clock.moved.notify_all()
 
+    def poll(self) -> Message | None:
+        return self.messages.popleft() if self.messages else None
+
     def get(self, until: float | None) -> Message | None:
         with self.clock.moved:
             self.until = until
@@ -68,7 +71,11 @@ class FakeMailbox(Mailbox):
             self._waits_since = -1
             return self.messages.popleft()
 
-    def get_after(self, thread: threading.Thread, until: float | None) -> Message | None:
+    def join(
+        self, thread: threading.Thread, until: float | None, event: threading.Event | None
+    ) -> Message | None:
+        if event is not None:
+            event.set()
         return self.get(until)
 
 

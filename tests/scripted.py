@@ -126,14 +126,10 @@ def is_quiet(group: ServiceGroup) -> bool:
     """Whether nothing happens any more until the test does something or time passes."""
     mailbox = mailbox_of(group)
     takes = mailbox.takes
-    return (
-        mailbox.waiting
-        and all(map(_is_quiet, list(group._run._runners)))
-        and not mailbox.messages
-        and mailbox.waiting
-        # Those looked at first may have been moved by what came of those looked at last.
-        and mailbox.takes == takes
-    )
+    if not mailbox.waiting or not all(map(_is_quiet, list(group._run._runners))):
+        return False
+    # Those looked at first may have been moved by what came of those looked at last.
+    return not mailbox.messages and (mailbox.takes, mailbox.waiting) == (takes, True)
 
 
 def _is_quiet(runner: Runner) -> bool:
