@@ -39,4 +39,11 @@ class Dispatcher:
                 try:
                     subscriber(event)
                 except BaseException:
-                    _log.logger().exception("subscriber %r raised at %r", subscriber, event)
+                    _log_raised(subscriber, event)
+
+
+def _log_raised(subscriber: Subscriber, event: Event) -> None:
+    try:
+        _log.logger().exception("subscriber %r raised at %s", subscriber, type(event).__name__)
+    except BaseException:
+        pass  # the log raises, too: nowhere is left to tell, and the next event is to come

@@ -270,7 +270,7 @@ class Run:
         try:
             entered = runner.launch(f"{self.settings.name}/{runner.name}")
         except Exception as error:  # no thread to be had
-            self.on_ended(runner, error)
+            self.on_ended(runner, error, one_line(error))
         else:
             if entered:
                 self.on_entered(runner)
@@ -320,7 +320,7 @@ class Run:
             return
         self._await_no_more(runner)
         self._fail(runner, error, "while starting")
-        self._follow_failure(runner, error)
+        self._follow_failure(runner, error, one_line(error))
 
     def _update_ready(self) -> None:
         ready = self._unready == 0
@@ -337,13 +337,13 @@ class Run:
 
     # -- running ----------------------------------------------------------------------------------
 
-    def on_ended(self, runner: Runner, error: BaseException | None) -> None:
-        """Its `start()` returned, or raised `error`."""
+    def on_ended(self, runner: Runner, error: BaseException | None, line: str = "") -> None:
+        """Its `start()` returned, or raised `error`, of which a reason says `line`."""
         if runner.settled:
             return  # abandoned: what comes late counts no more
         runner.ended = True
         if error is not None:
-            self._raised(runner, error)
+            self._raised(runner, error, line)
         elif not runner.asked:
             self._returned(runner)
         self._settle_if_over(runner)
@@ -362,7 +362,7 @@ class Run:
         if runner.options.on_return == "stop":
             self.on_stop(f"service {runner.name!r} returned")
 
-    def _raised(self, runner: Runner, error: BaseException) -> None:
+    def _raised(self, runner: Runner, error: BaseException, line: str) -> None:
         if runner.asked and isinstance(error, runner.options.expected_on_stop):
             return
         phase = "while running"
@@ -387,8 +387,8 @@ class Run:
             self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
         else:
             runner.state = runner.final = State.FAILED
-        self._fail(runner, error, phase)
-        self._follow_failure(runner, error)
+        self._fail(runner, error, phase, line)
+        self._follow_failure(runner, error, line)
 
     def _retire(self, runner: Runner) -> None:
         """It ended by itself: it counts neither as up nor as working."""
@@ -405,14 +405,14 @@ class Run:
         if done and self._table.close_after(len(self._runners)):
             self.on_stop(ALL_FINISHED)
 
-    def _fail(self, runner: Runner, error: BaseException, phase: str) -> None:
+    def _fail(self, runner: Runner, error: BaseException, phase: str, line: str = "") -> None:
         """Take down a failure; what follows from it is for the caller."""
         if isinstance(error, SystemExit):
             if not error.code:
                 return
             self.exit = self.exit or error
         elif not isinstance(error, Exception):
-            crash = ServiceCrashedError(one_line(error))
+            crash = ServiceCrashedError(line)
             crash.__cause__ = error
             error = crash
         error.add_note(f"in service {runner.name!r}, {phase}")
@@ -424,12 +424,11 @@ class Run:
         if runner.state is not State.ABANDONED:
             self._tell_of(runner, events.ServiceFailed, error=error, phase=phase)
 
-    def _follow_failure(self, runner: Runner, error: BaseException) -> None:
+    def _follow_failure(self, runner: Runner, error: BaseException, line: str) -> None:
         if isinstance(error, SystemExit):
-            reason = f"service {runner.name!r} called sys.exit({error.code!r})"
-            self.on_stop(reason, hurry=bool(error.code))
+            self.on_stop(f"service {runner.name!r} called sys.exit({line})", hurry=bool(error.code))
         elif runner.options.on_failure != "continue":
-            self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+            self.on_stop(f"service {runner.name!r} failed: {line}", hurry=True)
 
     # -- restarting -------------------------------------------------------------------------------
 
@@ -521,7 +520,7 @@ class Run:
             self._stop_to_restart(runner, error)
         else:
             self._fail(runner, error, "while running")
-            self._follow_failure(runner, error)
+            self._follow_failure(runner, error, one_line(error))
 
     def on_recovered(self, runner: Runner) -> None:
         """It was stalled, and there was a heartbeat."""
@@ -588,13 +587,13 @@ class Run:
             self.state = GroupState.STOPPING
             self._tell(events.GroupStopping)
 
-    def on_drained(self, runner: Runner, error: BaseException | None) -> None:
+    def on_drained(self, runner: Runner, error: BaseException | None, line: str = "") -> None:
         """Its `drain()` returned, or raised `error`."""
         if runner is self._draining:
             self._draining = runner.deadline = None
         if error is not None and self.state is GroupState.DRAINING:
-            self._fail(runner, error, "while draining")
-            self._follow_failure(runner, error)
+            self._fail(runner, error, "while draining", line)
+            self._follow_failure(runner, error, line)
 
     def _drain_timed_out(self, runner: Runner) -> None:
         self._draining = None
@@ -653,7 +652,7 @@ class Run:
         else:
             self._stopper.stop(runner)
 
-    def on_stopped(self, runner: Runner, error: BaseException | None) -> None:
+    def on_stopped(self, runner: Runner, error: BaseException | None, line: str = "") -> None:
         """Its `stop()` returned, or raised `error`."""
         if runner.settled:
             return
@@ -664,8 +663,8 @@ class Run:
             if restarts and not isinstance(error, SystemExit):
                 runner.error = error
             else:
-                self._fail(runner, error, "while stopping")
-                self._follow_failure(runner, error)
+                self._fail(runner, error, "while stopping", line)
+                self._follow_failure(runner, error, line)
         self._settle_if_over(runner)
 
     def _settle_if_over(self, runner: Runner) -> None:

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from servicegroup._options import Options
 from servicegroup._stacks import stacks_of
-from servicegroup.report import ServiceStatus, State
+from servicegroup.report import ServiceStatus, State, one_line
 from servicegroup.service import Composite, Managed, Service, StartStop
 
 if TYPE_CHECKING:
@@ -36,7 +36,19 @@ if TYPE_CHECKING:
 
         def on_recovered(self, runner: Runner) -> None: ...
 
-        def on_ended(self, runner: Runner, error: BaseException | None) -> None: ...
+        def on_ended(
+            self, runner: Runner, error: BaseException | None, line: str = ...
+        ) -> None: ...
+
+
+def line_of(error: BaseException) -> str:
+    """What a reason says of `error`; for the thread that caught it, since it runs user code."""
+    if not isinstance(error, SystemExit):
+        return one_line(error)
+    try:
+        return repr(error.code)
+    except Exception:
+        return "..."
 
 
 class GroupThread(threading.Thread):
@@ -134,7 +146,7 @@ class Runner:
             else:
                 self.context.run(self.service.start)
         except BaseException as error:
-            host.post(host.on_ended, self, error)
+            host.post(host.on_ended, self, error, line_of(error))
         else:
             host.post(host.on_ended, self, None)
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from servicegroup._runner import GroupThread, Runner
+from servicegroup._runner import GroupThread, Runner, line_of
 from servicegroup.service import Managed
 
 if TYPE_CHECKING:
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
         def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
 
-        def on_stopped(self, runner: Runner, error: BaseException | None) -> None: ...
+        def on_stopped(
+            self, runner: Runner, error: BaseException | None, line: str = ...
+        ) -> None: ...
 
-        def on_drained(self, runner: Runner, error: BaseException | None) -> None: ...
+        def on_drained(
+            self, runner: Runner, error: BaseException | None, line: str = ...
+        ) -> None: ...
 
 
 class Stopper:
@@ -103,11 +107,12 @@ class Stopper:
 
     def _call(self, runner: Runner, fn: Callable[[], object], done: Callable[..., None]) -> None:
         runner.stop_thread = threading.current_thread()
-        error: BaseException | None = None
         try:
             self._host.context.copy().run(fn)
-        except BaseException as raised:
-            error = raised
+        except BaseException as error:
+            raised: tuple[object, ...] = (error, line_of(error))
+        else:
+            raised = (None,)
         runner.stop_thread = None
-        self._host.post(done, runner, error)
-        del error  # it holds this frame, and this frame would hold it
+        self._host.post(done, runner, *raised)
+        del raised  # it holds this frame, and this frame would hold it

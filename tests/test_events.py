@@ -101,6 +101,25 @@ def test_who_subscribes_late_gets_what_comes_then_and_may_stop_the_group() -> No
     assert "ServiceNotReady" in seen
 
 
+def test_a_log_that_raises_keeps_no_event_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise OSError("no space left on device")
+
+    log = logging.getLogger("servicegroup")
+    monkeypatch.setattr(log, "handlers", [Broken()])
+    monkeypatch.setattr(log, "propagate", False)
+    seen: list[str] = []
+    group = ServiceGroup()
+    group.subscribe(lambda event: seen.append(type(event).__name__))
+    bad = group.add(ByEvent("bad", []))
+    bad.start = fail_with(ValueError("boom"))  # type: ignore[method-assign]
+    with pytest.raises(ServiceGroupError):
+        group.start()
+    assert seen[-1] == "GroupStopped"
+    assert "ServiceFailed" in seen
+
+
 def test_routine_events_are_not_even_made_when_nobody_listens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,6 +25,11 @@ _RAISES = """
         service = with_start(start)
         service.name = name
         return service
+
+    class BadStop(Worker):
+        def stop(self):
+            super().stop()
+            raise OSError("disk full")
 """
 
 
@@ -108,11 +113,6 @@ def test_sys_exit_0_hides_no_failure_that_follows(method: str) -> None:
     with Child(
         _RAISES,
         f"""
-        class BadStop(Worker):
-            def stop(self):
-                super().stop()
-                raise OSError("disk full")
-
         group = group_of()
         group.add(BadStop("disk"))
         group.add(raises(SystemExit(0), "api"))
@@ -149,11 +149,6 @@ def test_sys_exit_with_a_code_shows_the_failures_too(method: str) -> None:
     with Child(
         _RAISES,
         f"""
-        class BadStop(Worker):
-            def stop(self):
-                super().stop()
-                raise OSError("disk full")
-
         group = group_of()
         group.add(BadStop("disk"))
         group.add(raises(SystemExit(125), "api"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import threading
 
 import attrs
 import pytest
 
 from servicegroup import (
     Report,
+    Service,
     ServiceGroup,
     ServiceGroupError,
     ServiceStatus,
@@ -105,6 +107,44 @@ def test_an_error_that_cannot_be_printed_is_told_all_the_same() -> None:
         group.start()
     assert caught.value.exceptions == (error,)
     assert "Unprintable: its text cannot be had" in caught.value.report.reason
+
+
+def test_the_text_of_an_error_is_asked_for_by_the_thread_that_raised_it() -> None:
+    asked_by: list[str] = []
+
+    class Told(Exception):
+        def __str__(self) -> str:
+            asked_by.append(threading.current_thread().name)
+            return "told"
+
+    class Code:
+        def __repr__(self) -> str:
+            asked_by.append(threading.current_thread().name)
+            raise ValueError("no text")
+
+    class FailsToStop(Service):
+        def start(self) -> None:
+            self.stopping.wait()
+
+        def stop(self) -> None:
+            super().stop()
+            raise Told
+
+    group = ServiceGroup(name="app")  # in the main thread, so a thread of its own decides
+    group.add(FailsToStop())
+    group.add(with_start(lambda: fail_with(Told())()), name="fails", on_failure="continue")
+
+    def leave() -> None:
+        group.wait_ready()
+        raise SystemExit(Code())
+
+    group.add(with_start(leave), name="leaves")
+    with pytest.raises(SystemExit):
+        group.start()
+    assert {"app/leaves", "app/fails", "app (stopping)"} <= set(asked_by)
+    assert "app (deciding)" not in asked_by
+    assert group._run.report is not None
+    assert group._run.report.reason == "service 'leaves' called sys.exit(...)"
 
 
 def test_records_are_frozen() -> None:
