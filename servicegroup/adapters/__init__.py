@@ -1,0 +1,1 @@
+"""Servers and consumers of other libraries as services: one file for each library."""
