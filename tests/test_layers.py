@@ -45,10 +45,17 @@ LAYERS = (
     "_child",
     "process",
     "__init__",
+    "sockets",
+    "adapters/__init__",
+    "adapters/_drain",
+    "adapters/socketserver",
 )
 
 # What a file may import besides attrs and the standard library, where it is used.
-FOREIGN = {"periodic": {"cronsim"}}
+FOREIGN: dict[str, set[str]] = {"periodic": {"cronsim"}}
+
+# What of ours an adapter may import: nothing of the group.
+FOR_ADAPTERS = {"errors", "service", "_stacks", "_aio_service", "aio", "sockets", "adapters/_drain"}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -79,7 +86,10 @@ def layer_of(name: str) -> str | None:
     package, *rest = name.split(".")
     if package not in ("servicegroup", ""):
         return None
-    return rest[0] if rest and rest[0] in LAYERS else "__init__"
+    for end in (2, 1):
+        if "/".join(rest[:end]) in LAYERS:
+            return "/".join(rest[:end])
+    return "__init__"
 
 
 def test_every_file_has_its_place() -> None:
@@ -93,6 +103,11 @@ def test_a_file_imports_only_from_files_above_it(layer: str) -> None:
     above = LAYERS[: LAYERS.index(layer)]
     ours = [found for found in map(layer_of, imports_of(layer)) if found is not None]
     assert [found for found in ours if found not in above] == []
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.startswith("adapters/")])
+def test_an_adapter_knows_services_and_its_library_and_no_group(layer: str) -> None:
+    assert set(filter(None, map(layer_of, imports_of(layer)))) <= FOR_ADAPTERS
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.adapters.web import PATIENCE, Web, is_free, load, total
 
-SERVERS = ["socket_server"]
+SERVERS = ["socketserver"]
 
 # What a stop without anything in flight may take, on a machine that does other things too.
 SOON = 5.0

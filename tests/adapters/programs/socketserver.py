@@ -5,7 +5,7 @@ from __future__ import annotations
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from servicegroup import ServiceGroup
-from servicegroup.adapters.socket_server import SocketServer
+from servicegroup.adapters.socketserver import SocketServer
 from tests.adapters.programs.common import OPTIONS, answer, run
 
 

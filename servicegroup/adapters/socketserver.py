@@ -21,7 +21,7 @@ from servicegroup.adapters._drain import seconds_to_drain
 from servicegroup.service import ReadyWhen, Service
 from servicegroup.sockets import ROUND_TRIP, Endpoint, close, port_of, refuse_new, url_of
 
-log = logging.getLogger("servicegroup.socket_server")
+log = logging.getLogger("servicegroup.adapters")
 
 FIRST_WORD = 1.0  # seconds: who has connected and said nothing by then has nothing to say
 CUT_SECONDS = 0.2  # for handlers to notice that their connection was cut
