@@ -405,7 +405,12 @@ class _HttpHandler(BaseHTTPRequestHandler):
     """What is put before the user's handler class, where that speaks HTTP."""
 
     server: _Drained
-    disable_nagle_algorithm = True  # else an answer of two packets waits for the client's delay
+
+    def setup(self) -> None:
+        # Else an answer of two packets waits until the client has said that the first one came.
+        if self.request.family != socket.AF_UNIX:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        super().setup()
 
     def handle_one_request(self) -> None:
         self.server.set_idle(self.request, True)
