@@ -25,7 +25,33 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30.0  # seconds, far more than anything here takes
 
 
-class Web:
+class Target:
+    """Where clients send their requests."""
+
+    address: tuple[str, int]
+    tls: ssl.SSLContext | None = None
+    signalled_at = float("inf")  # before then, no connection is refused
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(self.address, timeout=PATIENCE)
+        return connection if self.tls is None else self.tls.wrap_socket(connection)
+
+    def http(self) -> http.client.HTTPConnection:
+        if self.tls is not None:
+            return http.client.HTTPSConnection(*self.address, timeout=PATIENCE, context=self.tls)
+        return http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        connection = self.http()
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+class Web(Target):
     """`tests/adapters/programs/NAME.py`, once it is ready."""
 
     def __init__(self, program: str, *, server: object = None, **group: object) -> None:
@@ -38,7 +64,6 @@ class Web:
             stderr=self._stderr,
             text=True,
         )
-        self.signalled_at = float("inf")
         try:
             self.url = self._line_with("ready").split()[1]
         except BaseException:
@@ -75,24 +100,6 @@ class Web:
         self._stderr.seek(0)
         return self._stderr.read()
 
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(self.address, timeout=PATIENCE)
-        return connection if self.tls is None else self.tls.wrap_socket(connection)
-
-    def http(self) -> http.client.HTTPConnection:
-        if self.tls is not None:
-            return http.client.HTTPSConnection(*self.address, timeout=PATIENCE, context=self.tls)
-        return http.client.HTTPConnection(*self.address, timeout=PATIENCE)
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        connection = self.http()
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
     def __enter__(self) -> Self:
         return self
 
@@ -128,7 +135,7 @@ class Tally:
 class Client(threading.Thread):
     """Sends one request after the other until it is refused, loses one, or is told to end."""
 
-    def __init__(self, web: Web, *, keep_alive: bool, path: str = "/hello") -> None:
+    def __init__(self, web: Target, *, keep_alive: bool, path: str = "/hello") -> None:
         super().__init__(daemon=True)
         self.tally = Tally()
         self.told_to_end = False
@@ -183,7 +190,7 @@ class Client(threading.Thread):
         return True
 
 
-def load(web: Web, *, reusing: int = 6, connecting: int = 2, slow: int = 1) -> list[Client]:
+def load(web: Target, *, reusing: int = 6, connecting: int = 2, slow: int = 1) -> list[Client]:
     """Clients at work, of each kind."""
     clients = [Client(web, keep_alive=True) for _ in range(reusing)]
     clients += [Client(web, keep_alive=False) for _ in range(connecting)]
