@@ -17,7 +17,7 @@ from attrs.validators import instance_of, optional
 # So many connections may wait to be accepted. Linux cuts it to net.core.somaxconn.
 BACKLOG = 2048
 # Seconds for those who are halfway through opening their connection when the listener goes.
-ROUND_TRIP = 0.02
+ROUND_TRIP = 0.01
 SD_LISTEN_FDS_START = 3  # as sd_listen_fds(3) says
 
 _HINTS = {

@@ -1,8 +1,15 @@
-"""How long a server may wait for requests in flight."""
+"""How long a server may wait for requests in flight, and what is said of those it cut."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable
+
+log = logging.getLogger("servicegroup.adapters")
+
+FIRST_WORD = 1.0  # seconds: who has connected and said nothing by then has nothing to say
+CUT_SECONDS = 0.2  # for handlers to notice that their connection was cut
 
 # Of the time until a service is abandoned; the rest is for cutting what is left, and telling of it.
 DRAIN_SHARE = 0.9
@@ -11,3 +18,15 @@ DRAIN_SHARE = 0.9
 def seconds_to_drain(remaining: float) -> float | None:
     """Seconds until what is left is to be cut, of those `remaining`; None: no limit."""
     return None if remaining == math.inf else DRAIN_SHARE * remaining
+
+
+def log_cut(name: str, requests: list[str], stacks: Iterable[str]) -> None:
+    """Tell of the `requests` of service `name` that were cut, and where those that hang are."""
+    hung = [stack for stack in stacks if stack]
+    log.error(
+        "service %r cut %d requests in flight, since its time was up: those of %s%s",
+        name,
+        len(requests),
+        ", ".join(requests),
+        f"; {len(hung)} hang:\n{''.join(hung)}" if hung else "",
+    )

@@ -17,14 +17,16 @@ from socketserver import BaseRequestHandler, BaseServer, TCPServer, ThreadingMix
 from typing import Any
 
 from servicegroup._stacks import stack_of
-from servicegroup.adapters._drain import seconds_to_drain
+from servicegroup.adapters._drain import (
+    CUT_SECONDS,
+    FIRST_WORD,
+    log,
+    log_cut,
+    seconds_to_drain,
+)
 from servicegroup.service import ReadyWhen, Service
 from servicegroup.sockets import ROUND_TRIP, Endpoint, close, port_of, refuse_new, url_of
 
-log = logging.getLogger("servicegroup.adapters")
-
-FIRST_WORD = 1.0  # seconds: who has connected and said nothing by then has nothing to say
-CUT_SECONDS = 0.2  # for handlers to notice that their connection was cut
 PAUSE_SECONDS = 0.1  # before accepting again when there was no descriptor left
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -164,6 +166,17 @@ class _Open:
         self.idle = False
         self.thread: threading.Thread | None = None
 
+    def asked(self) -> None:
+        self.idle = self.silent = False
+
+    def answered(self, server: _Drained) -> None:
+        """It asks for nothing now. Where the server is leaving, that is its end."""
+        # No lock, for each request comes by here. Should both sides see the old state of the other,
+        # the connection is ended with those that are silent.
+        self.idle = not self.silent
+        if self.idle and server.leaving:
+            self.shut(socket.SHUT_RD)
+
     def shut(self, how: int) -> None:
         try:
             # Not the method of a TLS socket, which would take the session from under its thread.
@@ -173,32 +186,36 @@ class _Open:
 
 
 class _Connection(socket.socket):
-    """An accepted connection that tells when it was asked something, and when it has answered."""
+    """An accepted connection that notes that something was asked."""
 
+    opened: _Open
     server: _Drained
-    by_turns: bool  # whether what is sent counts as the answer
 
     # Any, here and below: the parameters are those of `socket.socket`.
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         count = super().recv_into(*args, **kwargs)
-        self.server.set_idle(self, not count)
+        if count:
+            self.opened.asked()
         return count
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
         data = super().recv(*args, **kwargs)
-        self.server.set_idle(self, not data)
+        if data:
+            self.opened.asked()
         return data
+
+
+class _Turn(_Connection):
+    """One of a protocol that is not known: whatever is sent counts as the answer."""
 
     def send(self, *args: Any, **kwargs: Any) -> int:
         count = super().send(*args, **kwargs)
-        if self.by_turns:
-            self.server.set_idle(self, True)
+        self.opened.answered(self.server)
         return count
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
         super().sendall(*args, **kwargs)
-        if self.by_turns:
-            self.server.set_idle(self, True)
+        self.opened.answered(self.server)
 
 
 class _Drained(TCPServer):
@@ -225,11 +242,12 @@ class _Drained(TCPServer):
         self._service = service
         self._threads_wanted = isinstance(self, ThreadingMixIn)
         kind = handler.func if isinstance(handler, partial) else handler
-        self._by_turns = not (isinstance(kind, type) and issubclass(kind, _HttpHandler))
+        speaks_http = isinstance(kind, type) and issubclass(kind, _HttpHandler)
+        self._connection_class = _Connection if speaks_http else _Turn
         self._to_wake, self._woken = socket.socketpair()
-        self._changed = threading.Condition()  # guards the next three
-        self._open: dict[socket.socket, _Open] = {}
-        self._leaving = False
+        self.leaving = False
+        self.open: dict[socket.socket, _Open] = {}
+        self._changed = threading.Condition()  # guards the one above, and the next
         self._given_up = False
         if setup is not None:
             setup(self)
@@ -272,15 +290,16 @@ class _Drained(TCPServer):
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
         if type(connection) is socket.socket:
-            connection = _Connection(fileno=connection.detach())
-            connection.server, connection.by_turns = self, self._by_turns
+            connection = self._connection_class(fileno=connection.detach())
         connection.setblocking(True)
         return connection, address or ("unix", 0)  # http.server logs the first of the two
 
     def _take(self, request: socket.socket, address: object) -> None:
         opened = _Open(request, address)
+        if isinstance(request, _Connection):
+            request.opened, request.server = opened, self
         with self._changed:
-            self._open[request] = opened
+            self.open[request] = opened
         try:
             wanted = self.verify_request(request, address)
         except Exception:
@@ -309,7 +328,7 @@ class _Drained(TCPServer):
         self._accept_all()  # or the kernel would reset those who still wait
         close(self.socket)
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._given_up)
+            self._changed.wait_for(lambda: not self.open or self._given_up)
 
     def server_close(self) -> None:
         for one in (self._to_wake, self._woken, self.socket):
@@ -330,19 +349,9 @@ class _Drained(TCPServer):
             self.shutdown_request(request)
         finally:
             with self._changed:
-                self._open.pop(request, None)
-                if self._leaving:
+                self.open.pop(request, None)
+                if self.leaving:
                     self._changed.notify_all()
-
-    def set_idle(self, request: socket.socket, idle: bool) -> None:
-        """Whether `request` was answered and asks for nothing now: such a one may be ended."""
-        with self._changed:
-            opened = self._open.get(request)
-            if opened is None or (idle and opened.silent):
-                return
-            opened.idle, opened.silent = idle, False
-            if idle and self._leaving:
-                opened.shut(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what a handler raised, instead of printing it."""
@@ -373,32 +382,24 @@ class _Drained(TCPServer):
 
     def _hang_up(self, which: Callable[[_Open], bool]) -> None:
         with self._changed:
-            self._leaving = True
-            for opened in self._open.values():
+            self.leaving = True
+            for opened in self.open.values():
                 if which(opened):
                     opened.shut(socket.SHUT_RD)
 
     def _cut(self) -> None:
         with self._changed:
-            left = list(self._open.values())
+            left = list(self.open.values())
             for opened in left:
                 opened.shut(socket.SHUT_RDWR)
             patience = min(CUT_SECONDS, self._service.remaining() / 2)
-            self._changed.wait_for(lambda: not self._open, patience)
-            hung = list(self._open.values())
+            self._changed.wait_for(lambda: not self.open, patience)
+            hung = list(self.open.values())
             self._given_up = True
             self._changed.notify_all()
-        if not left:
-            return
-        clients = ", ".join(_text(opened.address) for opened in left)
-        stacks = "".join(stack_of(opened.thread) for opened in hung)
-        log.error(
-            "service %r cut %d requests in flight, since its time was up: those of %s%s",
-            self._service.name,
-            len(left),
-            clients,
-            f"; {len(hung)} hang:\n{stacks}" if hung else "",
-        )
+        if left:
+            texts = [_text(opened.address) for opened in left]
+            log_cut(self._service.name, texts, [stack_of(opened.thread) for opened in hung])
 
 
 class _HttpHandler(BaseHTTPRequestHandler):
@@ -410,14 +411,15 @@ class _HttpHandler(BaseHTTPRequestHandler):
         # Else an answer of two packets waits until the client has said that the first one came.
         if self.request.family != socket.AF_UNIX:
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self._opened = self.server.open[self.request]
         super().setup()
 
     def handle_one_request(self) -> None:
-        self.server.set_idle(self.request, True)
+        self._opened.answered(self.server)
         super().handle_one_request()
 
     def parse_request(self) -> bool:
-        self.server.set_idle(self.request, False)
+        self._opened.asked()
         return super().parse_request()
 
     def handle_expect_100(self) -> bool:
