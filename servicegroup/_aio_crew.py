@@ -532,11 +532,12 @@ class Crew:
         return self.exit.code if isinstance(self.exit.code, int) else 1
 
     def abandoned(self) -> set[asyncio.Task[object]]:
-        """The tasks of those that were."""
+        """The tasks that would not end, as has been told."""
         tasks: set[asyncio.Task[object]] = set()
         for member in self.members:
+            tasks |= member.service._told_of()
             if member.state is State.ABANDONED and member.task is not None:
-                tasks |= {member.task, *member.service._told_of()}
+                tasks.add(member.task)
         return tasks
 
     def status(self) -> tuple[ServiceStatus, ...]:

@@ -24,8 +24,8 @@ class DaemonExecutor(ThreadPoolExecutor):
     one that hangs would keep the process.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(thread_name_prefix=name)
+    def __init__(self, name: str, max_workers: int | None = None) -> None:
+        super().__init__(max_workers, thread_name_prefix=name)
         self._name = name
         self._guard = threading.Lock()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -74,6 +74,14 @@ class DaemonExecutor(ThreadPoolExecutor):
         if wait and not self._given_up:
             for worker in self._workers:
                 worker.join()
+
+    def busy(self) -> list[threading.Thread]:
+        """The threads that are at work."""
+        return list(self._in_hand.copy())
+
+    def waiting(self) -> int:
+        """How many calls no thread has taken yet."""
+        return self._jobs.qsize()
 
     async def close(self) -> None:
         """Take no more work and wait for what is in hand.

@@ -220,6 +220,10 @@ class AsyncService(Managed):
         """Tasks that would not end, as has been told already."""
         return set()
 
+    def _on_threads_hung(self, where: str) -> str:
+        """What of the executor's threads that would not end is to be told as a failure."""
+        return where
+
     def _cancel_delay(self, left: float) -> float:
         """In how many seconds `run()` is to be cancelled, with `left` to stop; `inf`: never."""
         if self.cancel_after is not None:
@@ -301,7 +305,9 @@ class _Solo:
             except BaseException as error:  # of a task beside run(), or Ctrl-C
                 errors.append(error)
             begun = self.loop.time()
-            self._cleanup = cleanup = Cleanup(executor, service.remaining, service._told_of())
+            self._cleanup = cleanup = Cleanup(
+                executor, service.remaining, service._told_of(), service._on_threads_hung
+            )
             cleanup.run(runner)
             errors += cleanup.errors
             if cleanup.hung:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 import traceback
@@ -15,6 +16,8 @@ from servicegroup._aio_executor import DaemonExecutor
 
 CLEANUP_SECONDS = 5.0  # for what run() left behind, when no stop sets a limit
 _OURS = os.path.dirname(__file__)
+# What stands before a coroutine or generator that is awaited by other means than `await`.
+_HIDES = {"coroutine_wrapper", "async_generator_asend"}
 
 
 def task_stack(task: asyncio.Task[object]) -> str:
@@ -30,7 +33,8 @@ def task_stack(task: asyncio.Task[object]) -> str:
                 awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
                 break
         else:
-            break
+            inside = gc.get_referents(awaited) if type(awaited).__name__ in _HIDES else []
+            awaited = inside[0] if inside else None
     lines = list(traceback.StackSummary.extract(iter(frames)))
     first = next((i for i, line in enumerate(lines) if not line.filename.startswith(_OURS)), 0)
     where = "".join(traceback.format_list(lines[first:])) or "  (its end)\n"
@@ -51,6 +55,7 @@ class Cleanup:
 
     Attributes:
         told_of: tasks that would not end, as is known; they are not waited for.
+        on_threads_hung: is given where threads are that would not end; returns what of it to tell.
         errors: what the tasks raised when they were cancelled.
         hung: where they are that would not end, as text.
         tasks_hung: whether there are tasks among them.
@@ -59,6 +64,7 @@ class Cleanup:
     executor: DaemonExecutor
     remaining: Callable[[], float]
     told_of: set[asyncio.Task[object]]
+    on_threads_hung: Callable[[str], str]
     errors: list[BaseException] = field(factory=list)
     hung: str = ""
     tasks_hung: bool = False
@@ -104,7 +110,7 @@ class Cleanup:
         generators = loop.create_task(loop.shutdown_asyncgens(), name="shutdown_asyncgens")
         await self._bounded(asyncio.wait([generators]))
         if not await self._bounded(self.executor.close()):
-            self.hung = self.executor.give_up()
+            self.hung = self.on_threads_hung(self.executor.give_up())
         # What the generators and threads began meanwhile; and who would not end before gets one
         # more chance, not one more wait.
         await self._cancel(_others())

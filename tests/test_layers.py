@@ -48,14 +48,33 @@ LAYERS = (
     "sockets",
     "adapters/__init__",
     "adapters/_drain",
+    "adapters/_loop_server",
+    "adapters/aiohttp",
+    "adapters/asgi",
+    "adapters/grpc",
     "adapters/socketserver",
+    "adapters/wsgi",
 )
 
 # What a file may import besides attrs and the standard library, where it is used.
-FOREIGN: dict[str, set[str]] = {"periodic": {"cronsim"}}
+FOREIGN: dict[str, set[str]] = {
+    "periodic": {"cronsim"},
+    "adapters/aiohttp": {"aiohttp"},
+    "adapters/asgi": {"uvicorn", "uvloop"},
+    "adapters/grpc": {"grpc", "grpc_health"},
+    "adapters/wsgi": {"waitress"},
+}
 
 # What of ours an adapter may import: nothing of the group.
-FOR_ADAPTERS = {"errors", "service", "_stacks", "_aio_service", "aio", "sockets", "adapters/_drain"}
+FOR_ADAPTERS = {
+    *("errors", "service", "_stacks", "_aio_service", "_aio_tasks", "aio", "sockets"),
+    *("_aio_executor", "adapters/_drain", "adapters/_loop_server"),
+}
+# What runs in an event loop.
+IN_A_LOOP = (
+    *("aio", "_aio_"),
+    *("adapters/_loop_server", "adapters/aiohttp", "adapters/asgi", "adapters/grpc"),
+)
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -113,7 +132,7 @@ def test_an_adapter_knows_services_and_its_library_and_no_group(layer: str) -> N
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_core_imports_attrs_and_the_standard_library_only(layer: str) -> None:
     foreign = [name.split(".")[0] for name in imports_of(layer) if layer_of(name) is None]
-    assert "asyncio" not in foreign or layer.startswith(("aio", "_aio_"))
+    assert "asyncio" not in foreign or layer.startswith(IN_A_LOOP)
     allowed = {"attrs", *FOREIGN.get(layer, ())}
     assert set(foreign) <= {*allowed, *sys.stdlib_module_names}
 

@@ -11,13 +11,14 @@ log = logging.getLogger("servicegroup.adapters")
 FIRST_WORD = 1.0  # seconds: who has connected and said nothing by then has nothing to say
 CUT_SECONDS = 0.2  # for handlers to notice that their connection was cut
 
-# Of the time until a service is abandoned; the rest is for cutting what is left, and telling of it.
-DRAIN_SHARE = 0.9
+# Seconds before a service is abandoned, for cutting what is left and telling of it;
+# on a machine that is busy. Where there is little time, half of it.
+MARGIN = 1.0
 
 
 def seconds_to_drain(remaining: float) -> float | None:
     """Seconds until what is left is to be cut, of those `remaining`; None: no limit."""
-    return None if remaining == math.inf else DRAIN_SHARE * remaining
+    return None if remaining == math.inf else remaining - min(MARGIN, remaining / 2)
 
 
 def log_cut(name: str, requests: list[str], stacks: Iterable[str]) -> None:

@@ -10,13 +10,18 @@ import pytest
 
 from tests.adapters.web import PATIENCE, Web, is_free, load, total
 
-SERVERS = ["socketserver"]
+SERVERS = ["socketserver", "asgi", "asgi_h11", "aiohttp", "wsgi"]
 
 # What a stop without anything in flight may take, on a machine that does other things too.
 SOON = 5.0
 
 
-@pytest.fixture(params=SERVERS)
+# All of them on every interpreter; two in the short run.
+SHORT = ("socketserver", "asgi")
+EACH = [one if one in SHORT else pytest.param(one, marks=pytest.mark.slow) for one in SERVERS]
+
+
+@pytest.fixture(params=EACH)
 def program(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -42,7 +47,7 @@ def test_nothing_is_lost_under_load(program: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_lost_under_load_at_any_moment(program: str) -> None:
-    lose_nothing(program, 18)
+    lose_nothing(program, 6)  # on each of three interpreters, and two in every run
 
 
 def test_new_connections_are_served_during_the_drain_and_refused_after_it(program: str) -> None:

@@ -1,0 +1,205 @@
+"""What is particular to `AiohttpServer`; test_loop_servers.py and the table have the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from servicegroup import ServiceGroup, ServiceGroupError
+from servicegroup.adapters.aiohttp import AiohttpServer
+from tests.adapters.loop_servers import connect, get, served, wait_for_requests
+
+NAME = web.AppKey("name", str)
+
+
+async def hello(_request: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def slow(_request: web.Request) -> web.Response:
+    await asyncio.sleep(0.3)
+    return web.Response(text="slow")
+
+
+def serve_one(client: threading.Thread, server: AiohttpServer) -> None:
+    client.start()
+    wait_for_requests(server, 1)
+
+
+def application() -> web.Application:
+    app = web.Application()
+    app.router.add_get("/hello", hello)
+    app.router.add_get("/slow", slow)
+    return app
+
+
+@pytest.mark.parametrize("app", ["shop:app", 7, web.Application])
+def test_what_is_no_application_is_refused_at_once(app: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be an aiohttp\.web\.Application, not "):
+        AiohttpServer(app)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shutdown_timeout": 2}, "takes no option 'shutdown_timeout': stop_timeout of the"),
+        ({"handle_signals": True}, "takes no option 'handle_signals': signals are for the group"),
+        ({"colour": 1}, "takes no option 'colour': aiohttp has none"),
+    ],
+)
+def test_options_that_make_no_sense_here_are_refused_at_once(options: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        AiohttpServer(application(), **options)
+
+
+def test_a_certificate_is_given_in_one_way(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ssl_certfile and ssl_context exclude each other"):
+        AiohttpServer(
+            application(), ssl_certfile="web.pem", ssl_context=ssl.create_default_context()
+        )
+    with pytest.raises(FileNotFoundError):
+        AiohttpServer(application(), ssl_certfile=tmp_path / "none.pem")
+
+
+def test_an_application_is_for_one_server() -> None:
+    app = application()
+    with served(AiohttpServer(app, port=0)), pytest.raises(ValueError, match="in use already"):
+        AiohttpServer(app)
+
+
+def test_options_of_aiohttp_are_passed_on() -> None:
+    server = AiohttpServer(application(), port=0, max_field_size=100)
+    with served(server):
+        connection = connect(server)
+        connection.request("GET", "/hello", headers={"X-Long": "x" * 200})
+        assert connection.getresponse().status == 400
+        connection.close()
+
+
+def test_an_application_with_parts_and_contexts_starts_three_times() -> None:
+    trace = []
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        app[NAME] = "shop"  # which aiohttp allows before the application has started only
+        task = asyncio.current_task()
+        trace.append("entered")
+        yield
+        assert asyncio.current_task() is task
+        trace.append("left")
+
+    app, part = application(), application()
+    app.cleanup_ctx.append(context)
+    part.cleanup_ctx.append(context)
+    app.add_subapp("/part", part)
+    server = AiohttpServer(app, port=0)
+    group = ServiceGroup()
+    group.add(server)
+    for _ in range(3):
+        with group:
+            assert get(server, "/part/hello") == (200, b"hello")
+    assert trace == ["entered", "entered", "left", "left"] * 3
+
+
+def test_on_shutdown_comes_once_and_while_requests_are_in_flight() -> None:
+    trace = []
+
+    async def order(request: web.Request) -> web.Response:
+        trace.append("asked")
+        response = await slow(request)
+        trace.append("answered")
+        return response
+
+    async def on_shutdown(_app: web.Application) -> None:
+        trace.append("shutdown")
+
+    async def on_cleanup(_app: web.Application) -> None:
+        trace.append("cleanup")
+
+    app = application()
+    app.router.add_get("/", order)
+    app.on_shutdown.append(on_shutdown)
+    app.on_cleanup.append(on_cleanup)
+    server = AiohttpServer(app, port=0)
+    with served(server):
+        connection = connect(server)
+        connection.request("GET", "/")
+        while not trace:
+            time.sleep(0.001)
+    response = connection.getresponse()
+    assert response.read() == b"slow"
+    assert response.headers["Connection"] == "close"
+    connection.close()
+    assert trace == ["asked", "shutdown", "answered", "cleanup"]
+
+
+def test_an_on_shutdown_that_raises_is_a_failure_and_costs_no_answer() -> None:
+    async def on_shutdown(_app: web.Application) -> None:
+        raise LookupError("nothing to shut down")
+
+    app = application()
+    app.on_shutdown.append(on_shutdown)
+    server = AiohttpServer(app, port=0)
+    answers = []
+
+    def ask() -> None:
+        answers.append(get(server, "/slow"))
+
+    client = threading.Thread(target=ask)
+    group = ServiceGroup()
+    group.add(server)
+    with pytest.raises(ServiceGroupError) as caught, group:
+        serve_one(client, server)
+    client.join()
+    assert answers == [(200, b"slow")]
+    assert [type(error) for error in caught.value.exceptions] == [LookupError]
+
+
+def test_a_client_that_has_gone_is_named_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    async def stuck(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app = application()
+    app.router.add_get("/stuck", stuck)
+    server = AiohttpServer(app, port=0)
+    with served(server, stop_timeout=1.0):
+        connection = connect(server)
+        connection.request("GET", "/stuck")
+        time.sleep(0.1)
+        connection.close()
+        time.sleep(0.1)
+    (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert "those of a client that is gone (GET /stuck); 1 hang:\n" in record.message
+
+
+def test_the_shutdown_takes_not_twice_sixty_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    async def deaf(_request: web.Request) -> web.Response:
+        while True:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                if time.monotonic() - at > 5:
+                    raise
+
+    app = application()
+    app.router.add_get("/deaf", deaf)
+    server = AiohttpServer(app, port=0)
+    with served(server, stop_timeout=2.0):
+        connection = connect(server)
+        connection.request("GET", "/deaf")
+        time.sleep(0.1)
+        at = time.monotonic()
+    assert time.monotonic() - at < 4.0
+    connection.close()
+    errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "in deaf" in errors[0]
