@@ -6,23 +6,44 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from benchmarks import first_stop, imports, page, results, scale, tables
+from benchmarks import (
+    async_rows,
+    first_stop,
+    http_latency,
+    imports,
+    kinds,
+    page,
+    restarts,
+    results,
+    scale,
+    tables,
+)
 
 SIZES = (10, 100, 1_000, 10_000)
 # Enough for a steady median; a round of the greatest size takes seconds.
 ROUNDS = {10: 21, 100: 21, 1_000: 25, 10_000: 9}
 OTHER_ROUNDS = 5
 SHORT_ROUNDS = 61  # of signals and imports
+ASYNC_SIZES = (1_000, 10_000)
+ASYNC_ROUNDS = 7
+KINDS_ROUNDS = 9
+HTTP_ROUNDS = 9
+HTTP_SECONDS = 5.0  # for each program in each round: 250 answers
+RESTARTS = 2_000
 QUICK_ROUNDS = 3
+QUICK_HTTP_SECONDS = 0.5
+QUICK_RESTARTS = 100
+PARTS = tuple(results.Parts.__annotations__)
 
 
 def main() -> None:
     options = _parser().parse_args()
-    if options.markdown:
-        print(tables.markdown(results.load(options.output or results.DEFAULT)))
+    if options.markdown is not None:
+        print(page.show(options.markdown, results.load(options.output or results.DEFAULT)))
         return
-    entry = _measure(options.sizes, options.rounds or (QUICK_ROUNDS if options.quick else None))
+    entry = results.entry(_measure(options))
     if options.output is not None:
         results.store(options.output, entry)
     elif tuple(options.sizes) == SIZES:
@@ -45,9 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="keep the results there, not in benchmarks/results.json and docs/performance.md",
+        help="keep the results there, not in benchmarks/results.json and in docs/",
     )
-    parser.add_argument("--markdown", action="store_true", help="only print what is kept")
+    parser.add_argument(
+        "--only",
+        choices=PARTS,
+        nargs="+",
+        default=PARTS,
+        metavar="PART",
+        help=f"measure these only, and keep the others as they are: {', '.join(PARTS)}",
+    )
+    parser.add_argument(
+        "--markdown",
+        choices=page.SHOWN,
+        nargs="?",
+        const="performance",
+        help="only print what that page shows of what is kept",
+    )
     return parser
 
 
@@ -60,14 +95,32 @@ def _at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def _measure(sizes: list[int], rounds: int | None) -> results.Entry:
-    scales = []
-    for size in sizes:
-        print(f"{size:,} services ...", file=sys.stderr)
-        scales.append(scale.measure(size, rounds or ROUNDS.get(size, OTHER_ROUNDS)))
-    print("signals and imports ...", file=sys.stderr)
-    short = rounds or SHORT_ROUNDS
-    return results.entry(scales, first_stop.measure(short), imports.measure(short))
+def _measure(options: argparse.Namespace) -> results.Parts:
+    def often(usually: int, quickly: int = QUICK_ROUNDS) -> int:
+        rounds: int = options.rounds or (quickly if options.quick else usually)
+        return rounds
+
+    parts: dict[str, Callable[[], object]] = {
+        "scale": lambda: [
+            scale.measure(size, often(ROUNDS.get(size, OTHER_ROUNDS))) for size in options.sizes
+        ],
+        "first_stop": lambda: first_stop.measure(often(SHORT_ROUNDS)),
+        "imports": lambda: imports.measure(often(SHORT_ROUNDS)),
+        "restarts": lambda: restarts.measure(QUICK_RESTARTS if options.quick else RESTARTS),
+        "kinds": lambda: kinds.measure(often(KINDS_ROUNDS, 1), max(options.sizes)),
+        "http_latency": lambda: http_latency.measure(
+            often(HTTP_ROUNDS, 1), QUICK_HTTP_SECONDS if options.quick else HTTP_SECONDS
+        ),
+        "async_services": lambda: async_rows.measure_all(
+            ASYNC_SIZES if tuple(options.sizes) == SIZES else options.sizes, often(ASYNC_ROUNDS)
+        ),
+    }
+    found: dict[str, object] = {}
+    for part, measure in parts.items():
+        if part in options.only:
+            print(f"{part} ...", file=sys.stderr)
+            found[part] = measure()
+    return cast(results.Parts, found)
 
 
 if __name__ == "__main__":

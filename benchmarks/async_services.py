@@ -138,7 +138,9 @@ def mode(count: int) -> None:
 
 def facet(count: int) -> None:
     """Dependencies of one facet service."""
-    from facet import ServiceMixin  # type: ignore[import-not-found,unused-ignore]
+    from facet import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        ServiceMixin,
+    )
 
     class Noop(ServiceMixin):  # type: ignore[misc,unused-ignore]
         async def start(self) -> None:

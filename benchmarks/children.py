@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import frozen
@@ -26,7 +27,7 @@ class Life:
     Attributes:
         began_at: when the process was about to be made.
         first_line: what the program printed when all was running.
-        resident: bytes of memory in use just then.
+        resident: bytes of memory in use just then; of child processes, what is theirs alone.
         asked_at: when the signal was about to be sent.
         ended_at: when the process was gone.
         last_line: what the program printed last.
@@ -46,9 +47,30 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def live(program: str, *arguments: object) -> Life:
-    """Run `program` until all is running, send SIGTERM and wait for its end."""
-    command = [sys.executable, str(PROGRAMS / f"{program}.py"), *map(str, arguments)]
+def output_of(program: str, *arguments: object) -> str:
+    """What `program`, which ends by itself, prints."""
+    child = subprocess.run(
+        _command(program, arguments),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    if child.returncode != 0:
+        raise SystemExit(f"{program} {' '.join(map(str, arguments))} ended with {child.returncode}")
+    return child.stdout
+
+
+def _nothing(_line: str) -> None:
+    pass
+
+
+def live(program: str, *arguments: object, meanwhile: Callable[[str], object] = _nothing) -> Life:
+    """Run `program` until all is running, send SIGTERM and wait for its end.
+
+    Before the signal, `meanwhile` is called with the first line.
+    """
+    command = _command(program, arguments)
     began_at = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
         assert child.stdout is not None
@@ -56,6 +78,11 @@ def live(program: str, *arguments: object) -> Life:
         if not first_line:
             raise SystemExit(f"{program} {' '.join(map(str, arguments))} ended too early")
         resident = _resident(child.pid)
+        try:
+            meanwhile(first_line)
+        except BaseException:
+            child.kill()
+            raise
         asked_at = time.monotonic()
         child.send_signal(signal.SIGTERM)
         code = child.wait()
@@ -73,8 +100,25 @@ def live(program: str, *arguments: object) -> Life:
     )
 
 
+def _command(program: str, arguments: tuple[object, ...]) -> list[str]:
+    return [sys.executable, str(PROGRAMS / f"{program}.py"), *map(str, arguments)]
+
+
 def _resident(pid: int) -> int:
     # Added up by the kernel; statm is quicker, but off by some pages a processor.
-    match = re.search(r"^Rss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    own = _kilobytes(pid, "Rss")
+    # What a child shares with its parent would count twice.
+    children = Path(f"/proc/{pid}").glob("task/*/children")
+    of_children = sum(
+        _kilobytes(int(one), "Private_Clean") + _kilobytes(int(one), "Private_Dirty")
+        for path in children
+        for one in path.read_text().split()
+    )
+    return (own + of_children) * 1024
+
+
+def _kilobytes(pid: int, what: str) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(rf"^{what}:\s+(\d+) kB", rollup, re.M)
     assert match is not None
-    return int(match[1]) * 1024
+    return int(match[1])

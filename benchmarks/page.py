@@ -1,18 +1,28 @@
-"""The page of the documentation that shows the results."""
+"""The pages of the documentation that show the results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
 from benchmarks.children import ROOT
 from benchmarks.results import Entry
-from benchmarks.tables import markdown
+from benchmarks.tables import costs, markdown
 
-PAGE = ROOT / "docs" / "performance.md"
-HEADING = "## Results\n"
+# By the name of the page: the heading under which, to the end of the page, stands what is shown.
+SHOWN: dict[str, tuple[str, Callable[[Sequence[Entry]], str]]] = {
+    "performance": ("## Results\n", markdown),
+    "kinds": ("## What each costs\n", costs),
+}
 
 
-def write(entries: Iterable[Entry]) -> None:
-    """Replace what stands under the heading, to the end of the page."""
-    before, _, _ = PAGE.read_text(encoding="utf-8").partition(HEADING)
-    PAGE.write_text(f"{before}{HEADING}\n{markdown(entries)}\n", encoding="utf-8")
+def show(name: str, entries: Sequence[Entry]) -> str:
+    """What the page `name` is to show."""
+    return SHOWN[name][1](entries)
+
+
+def write(entries: Sequence[Entry]) -> None:
+    """Replace what stands under the headings."""
+    for name, (heading, _) in SHOWN.items():
+        page = ROOT / "docs" / f"{name}.md"
+        before, _, _ = page.read_text(encoding="utf-8").partition(heading)
+        page.write_text(f"{before}{heading}\n{show(name, entries)}\n", encoding="utf-8")

@@ -1,43 +1,22 @@
-"""From a failure until the service runs again, with no pause: `python -m benchmarks.restarts`."""
+"""From a failure until the service runs again, with no pause."""
 
 from __future__ import annotations
 
-import logging
-import math
-import statistics
-import time
+from typing import TypedDict
 
-from servicegroup import Restart, Service, ServiceGroup
-
-ROUNDS = 2000
+from benchmarks.children import output_of
+from benchmarks.statistic import Spread, percentile, spread
 
 
-class Failing(Service):
-    """Raises at once, as often as there are rounds, and notes how long it was away."""
+class Restarts(TypedDict):
+    """Seconds from what `start()` raised to the first line of the next `start()`."""
 
-    def __init__(self) -> None:
-        self.raised_at: float | None = None
-        self.seconds: list[float] = []
-
-    def start(self) -> None:
-        if self.raised_at is not None:
-            self.seconds.append(time.perf_counter() - self.raised_at)
-        if len(self.seconds) < ROUNDS:
-            self.raised_at = time.perf_counter()
-            raise ConnectionError
+    restarts: int
+    away: Spread
+    p99: float
 
 
-def main() -> None:
-    logging.getLogger("servicegroup").setLevel(logging.CRITICAL)
-    group = ServiceGroup(on_failure=Restart(delay=0.0, max_restarts=math.inf))
-    service = group.add(Failing())
-    group.start()
-    times = sorted(second * 1000 for second in service.seconds)
-    print(
-        f"{ROUNDS} restarts, failure to running again: median {statistics.median(times):.3f} ms, "
-        f"99th percentile {times[len(times) * 99 // 100]:.3f} ms"
-    )
-
-
-if __name__ == "__main__":
-    main()
+def measure(restarts: int) -> Restarts:
+    """One service that fails so often."""
+    times = [float(seconds) for seconds in output_of("restarts", restarts).split()]
+    return {"restarts": restarts, "away": spread(times), "p99": percentile(times, 99)}

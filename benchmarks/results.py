@@ -8,37 +8,48 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
+from benchmarks.async_rows import AsyncServices
+from benchmarks.http_latency import HttpLatency
 from benchmarks.imports import Imports
+from benchmarks.kinds import Kinds
+from benchmarks.restarts import Restarts
 from benchmarks.scale import Scale
 from benchmarks.statistic import Spread
 
 DEFAULT = Path(__file__).resolve().parent / "results.json"
 
 
-class Entry(TypedDict):
-    """What was measured with one interpreter, when and where."""
+class Parts(TypedDict, total=False):
+    """What was measured: all of it, or some."""
+
+    scale: list[Scale]
+    first_stop: Spread
+    imports: Imports
+    restarts: Restarts
+    kinds: Kinds
+    http_latency: HttpLatency
+    async_services: AsyncServices
+
+
+class Entry(Parts):
+    """What was measured with one interpreter, where, and when the last of it."""
 
     python: str
     cpu: str
     cores: int
     date: str
-    scale: list[Scale]
-    first_stop: Spread
-    imports: Imports
 
 
-def entry(scale: list[Scale], first_stop: Spread, imports: Imports) -> Entry:
+def entry(parts: Parts) -> Entry:
     """The measurements, with this interpreter, this machine and today."""
     return {
         "python": platform.python_version(),
         "cpu": _cpu(),
         "cores": os.cpu_count() or 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "scale": scale,
-        "first_stop": first_stop,
-        "imports": imports,
+        **parts,
     }
 
 
@@ -51,9 +62,17 @@ def load(path: Path) -> list[Entry]:
 
 
 def store(path: Path, new: Entry) -> list[Entry]:
-    """Put `new` in the place of the entry of the same interpreter; all entries."""
-    # Of the same minor version: a bug-fix release replaces the one before.
-    kept = [old for old in load(path) if _minor(old) != _minor(new)]
+    """Put `new` in the place of the entry of the same interpreter; all entries.
+
+    What that has beyond `new` is kept if it was measured with the same release and processor.
+    """
+    kept = []
+    for old in load(path):
+        # Of the same minor version: a bug-fix release replaces the one before.
+        if _minor(old) != _minor(new):
+            kept.append(old)
+        elif _where(old) == _where(new):
+            new = cast(Entry, {**old, **new})
     entries = sorted([*kept, new], key=_minor)
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return entries
@@ -61,6 +80,10 @@ def store(path: Path, new: Entry) -> list[Entry]:
 
 def _minor(one: Entry) -> tuple[int, ...]:
     return tuple(map(int, one["python"].split(".")[:2]))
+
+
+def _where(one: Entry) -> tuple[object, ...]:
+    return one["python"], one.get("cpu"), one.get("cores")
 
 
 def _cpu() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import TypedDict
@@ -40,6 +41,11 @@ def spread(values: Sequence[float]) -> Spread:
         "min": _short(min(values)),
         "max": _short(max(values)),
     }
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """The least of `values` that is not exceeded by `share` percent of them."""
+    return _short(sorted(values)[max(0, math.ceil(len(values) * share / 100) - 1)])
 
 
 def compare(ours: Sequence[float], other: Sequence[float]) -> Comparison:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from servicegroup._stacks import stacks_of
@@ -61,14 +61,7 @@ class DaemonExecutor(ThreadPoolExecutor):
                 self._closed = True
                 for _ in self._workers:
                     self._jobs.put(None)
-            dropped = []
-            while cancel_futures and not self._jobs.empty():
-                job = self._jobs.get()
-                if job is not None:
-                    dropped.append(job[0])
-            if cancel_futures:
-                for _ in self._workers:
-                    self._jobs.put(None)
+            dropped = self._drop() if cancel_futures else []
         for future in dropped:
             future.cancel()
         if wait and not self._given_up:
@@ -82,6 +75,19 @@ class DaemonExecutor(ThreadPoolExecutor):
     def waiting(self) -> int:
         """How many calls no thread has taken yet."""
         return self._jobs.qsize()
+
+    def _drop(self) -> list[Future[Any]]:
+        """Empty the queue, from which the workers take meanwhile; what was in it."""
+        dropped = []
+        try:
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    dropped.append(job[0])
+        except Empty:
+            for _ in self._workers:
+                self._jobs.put(None)
+        return dropped
 
     async def close(self) -> None:
         """Take no more work and wait for what is in hand.

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from operator import attrgetter
 from typing import Generic, TypeVar
 
-from servicegroup._aio_crew import Crew, Outer, new_ones
+from servicegroup._aio_crew import ASKED, Crew, Outer, new_ones
+from servicegroup._aio_member import Member
 from servicegroup._aio_service import AsyncService, check_cancel_after
-from servicegroup._options import CHOICES, NAMES, Options, Resolver, choice, seconds
+from servicegroup._options import Resolver, choice, seconds
+from servicegroup._runner import line_of
 from servicegroup._table import Table
 from servicegroup.errors import GroupStoppingError
 from servicegroup.group import _require_name
-from servicegroup.report import GroupState, ServiceStatus
-from servicegroup.service import Composite, Managed, OnFailure, OnReturn, ReadyWhen, _name_of
+from servicegroup.report import GroupState, ServiceStatus, State
+from servicegroup.service import (
+    Composite,
+    Managed,
+    OnFailure,
+    OnReturn,
+    OnStall,
+    ReadyWhen,
+    _name_of,
+)
 
 T = TypeVar("T")
 A = TypeVar("A", bound=AsyncService)
 
 # This group ends its own stop that much sooner than the outer one would abandon it.
 NESTED_SHARE = 1.1
-
-_options_of = attrgetter(*NAMES)
-_ASKED = "the outer group stops"
-_NO_ATTRIBUTES = _options_of(Managed)
-_KEYWORDS = (
-    "ready_when",
-    "daemon",
-    "start_timeout",
-    "stop_timeout",
-    "on_failure",
-    "on_return",
-    "expected_on_stop",
-)
-_NO_KEYWORDS = (None,) * len(_KEYWORDS)
 
 
 class AsyncGroup(AsyncService, Composite):
@@ -50,8 +45,9 @@ class AsyncGroup(AsyncService, Composite):
         start_timeout: seconds a service may take to become ready.
         stop_timeout: seconds a service may take to stop before it is abandoned.
         shutdown_timeout: seconds the whole stop may take, cut to what the outer group has left.
-        on_failure: what to do when a service raises: `"stop"` or `"continue"`.
-        on_return: what to do when a service's `run()` returns: `"continue"` or `"stop"`.
+        on_failure: what to do when a service raises: `"stop"`, `"continue"` or a `Restart`.
+        on_return: what to do when a service's `run()` returns: `"continue"`, `"stop"` or a
+            `Restart`.
         loop_factory: makes the event loop; `None`: asyncio's own.
 
     Raises:
@@ -92,7 +88,6 @@ class AsyncGroup(AsyncService, Composite):
         # It has limits of its own; those of the outer group are only there in case they fail.
         self.start_timeout = math.inf
         self.stop_timeout = shutdown_timeout * NESTED_SHARE
-        self._usual: Options | None = None  # of services that say nothing of their own
         self._vetted: set[type] = set()
         self._table = Table()
         self._crew: Crew | None = None
@@ -108,12 +103,14 @@ class AsyncGroup(AsyncService, Composite):
         stop_timeout: float | None = None,
         on_failure: OnFailure | None = None,
         on_return: OnReturn | None = None,
+        heartbeat_timeout: float | None = None,
+        on_stall: OnStall | None = None,
         expected_on_stop: tuple[type[BaseException], ...] | None = None,
     ) -> A:
         """Add a service, to be started after those added before. Any thread may call it.
 
         On a group that runs, the service is started now. The options are those of
-        `ServiceGroup.add`, but for `ready_when="returned"` and restarts.
+        `ServiceGroup.add`, but for `ready_when="returned"`.
 
         Returns:
             The service.
@@ -123,7 +120,8 @@ class AsyncGroup(AsyncService, Composite):
             ValueError: it is in the group already, its name is taken, or an option makes no sense.
             GroupStoppingError: the group is stopping.
         """
-        self._vet(service)
+        if type(service) not in self._vetted:
+            self._vet(service)
         chosen = name is not None
         if name is None:
             name = service.name
@@ -135,16 +133,18 @@ class AsyncGroup(AsyncService, Composite):
             stop_timeout,
             on_failure,
             on_return,
+            heartbeat_timeout,
+            on_stall,
             expected_on_stop,
         )
-        # Thousands of services say nothing of their own.
-        usual = given == _NO_KEYWORDS and _options_of(service) == _NO_ATTRIBUTES
-        options = self._usual if usual else None
-        if options is None:
-            keywords = dict(zip(_KEYWORDS, given, strict=True))
-            options = self._resolve(service, name, keywords)
-            if usual:
-                self._usual = options
+        if service.cancel_after is not None:
+            check_cancel_after(f"service {name!r}", service.cancel_after)
+        options = self._resolver.resolve(service, name, given)
+        if options.ready_when == "returned":
+            raise ValueError(
+                f'service {name!r}: ready_when="returned" has no meaning in an AsyncGroup, where '
+                'run() is a coroutine: say "announced" and call mark_ready()'
+            )
         try:
             self._table.add(service, name, options, chosen=chosen)
         except GroupStoppingError as error:
@@ -187,22 +187,20 @@ class AsyncGroup(AsyncService, Composite):
                 shutdown_timeout=self._shutdown_timeout,
                 remaining=self._time_left,
                 announce=self._announce,
+                link=self._link,
             ),
             loop,
         )
         interrupted: asyncio.CancelledError | None = None
         try:
-            if self._asked:
-                crew.stop(_ASKED)
-            else:
-                crew.advance()
+            crew.begin(self._asked)
             while not crew.over.done():
                 try:
                     await asyncio.shield(crew.over)
                 except asyncio.CancelledError as cancelled:
                     # Ctrl-C where start() was called in the main thread: the stop is bounded.
                     interrupted = cancelled
-                    crew.stop("cancelled")
+                    crew.on_stop("cancelled")
             error = crew.outcome()
         finally:
             self._table.reopen()
@@ -217,11 +215,29 @@ class AsyncGroup(AsyncService, Composite):
         return tuple(new_ones(self._table.entries)) if crew is None else crew.status()
 
     def drain(self) -> None:
-        """Pass it on to the services, the last one first. Called by the outer group."""
-        for entry in reversed(self._table.entries[:]):
-            service = entry.service
-            if isinstance(service, Managed) and type(service).drain is not Managed.drain:
-                service.drain()
+        """Take and start no more services; pass it on to those that run, the last one first.
+
+        Called by the outer group, on its stopping thread. What the `drain()` of a service raises is
+        a failure of that service.
+        """
+        if not self._table.close():
+            return
+        crew = self._crew
+        if crew is None:
+            return  # run() will see that the table is closed
+        crew.call(crew.on_drain)
+        failures: list[tuple[Member, BaseException, str]] = []
+        for member in reversed(crew.members[:]):
+            service = member.service
+            runs = member.entered and member.state in (State.STARTING, State.RUNNING)
+            if runs and type(service).drain is not Managed.drain:
+                try:
+                    service.drain()
+                except BaseException as error:
+                    failures.append((member, error, line_of(error)))
+        # Only now: the stop, which follows, must not overtake the drain of the others.
+        while failures:
+            crew.call(crew.on_drain_failed, *failures.pop(0))
 
     def _parts(self) -> tuple[ServiceStatus, ...]:
         return self.status()
@@ -229,10 +245,14 @@ class AsyncGroup(AsyncService, Composite):
     def _drain(self) -> None:
         self.drain()
 
+    def _rearm(self) -> None:
+        super()._rearm()
+        self._table.reopen()
+
     def _on_asked(self) -> None:
         super()._on_asked()
         if self._crew is not None:
-            self._crew.stop(_ASKED)
+            self._crew.on_stop(ASKED)
 
     def _told_of(self) -> set[asyncio.Task[object]]:
         crew = self._crew
@@ -244,39 +264,8 @@ class AsyncGroup(AsyncService, Composite):
     def _announce(self, ready: bool) -> None:
         (self.mark_ready if ready else self.mark_not_ready)()
 
-    def _resolve(self, service: AsyncService, name: str, given: Mapping[str, object]) -> Options:
-        if isinstance(service, AsyncGroup) and given["stop_timeout"] is None:
-            given = {**given, "stop_timeout": service.stop_timeout}
-        options = self._resolver.resolve(service, name, tuple(map(given.get, NAMES)))
-        whose = f"service {name!r}"
-        if options.ready_when == "returned":
-            raise ValueError(
-                f'{whose}: ready_when="returned" has no meaning in an AsyncGroup, where run() is '
-                'a coroutine: say "announced" and call mark_ready()'
-            )
-        for option in ("on_failure", "on_return"):
-            value = getattr(options, option)
-            if value not in ("stop", "continue"):
-                raise ValueError(
-                    f"{whose}: {option}={value!r} cannot be had in an AsyncGroup: give it to the "
-                    f"AsyncGroup as a whole, when that is added, or one of {CHOICES[option]}"
-                )
-        if options.heartbeat_timeout != math.inf:
-            raise ValueError(
-                f"{whose}: heartbeat_timeout cannot be had in an AsyncGroup: give it to the "
-                "AsyncGroup as a whole, when that is added"
-            )
-        return options
-
     def _vet(self, service: object) -> None:
         """Refuse what cannot run in a loop of others."""
-        kind = type(service)
-        if isinstance(service, AsyncService):
-            check_cancel_after(f"service {service.name!r}", service.cancel_after)
-            if isinstance(service, AsyncGroup) and (service is self or service._contains(self)):
-                raise ValueError(f"group {service.name!r} cannot be put inside itself")
-        if kind in self._vetted:
-            return
         if isinstance(service, type):
             raise TypeError(f"{service.__name__} is a class: add an object of it")
         if not isinstance(service, AsyncService):
@@ -284,13 +273,17 @@ class AsyncGroup(AsyncService, Composite):
             if hasattr(service, "__aenter__") or hasattr(service, "__enter__"):
                 hint = "add_context() takes context managers"
             raise TypeError(f"group {self.name!r} takes AsyncServices, not {service!r}: {hint}")
+        kind = type(service)
         for method in ("start", "stop"):
             if getattr(kind, method) is not getattr(AsyncService, method):
                 raise TypeError(
                     f"service {service.name!r} ({kind.__name__}) overrides {method}(), which an "
                     "AsyncGroup does not call: put what it does into run()"
                 )
-        self._vetted.add(kind)
+        if not isinstance(service, AsyncGroup):
+            self._vetted.add(kind)
+        elif service is self or service._contains(self):
+            raise ValueError(f"group {service.name!r} cannot be put inside itself")
 
     def _contains(self, group: AsyncGroup) -> bool:
         return any(

@@ -36,7 +36,8 @@ CANCEL_SHARE = 0.8
 GIVE_UP_SHARE = 0.87
 
 # One for all services, held for a few lines: a lock each would be most of a small one's memory.
-_lock = threading.Lock()
+# Re-entrant, since a signal handler that calls stop() may come in the midst of them.
+_lock = threading.RLock()
 
 
 class _Stopping(asyncio.Event):
@@ -110,9 +111,9 @@ class AsyncService(Managed):
                 event = self._event
                 if event is None:
                     event = _Stopping()
-                    if self._asked:
-                        event.set()
                     object.__setattr__(self, "_event", event)
+                    if self._asked:  # looked at last: a signal handler may have come before
+                        event.set()
         return event
 
     async def run(self) -> object:
@@ -143,7 +144,10 @@ class AsyncService(Managed):
         _Solo(self).start()
 
     def stop(self) -> object:
-        """Ask for the end: set `stopping`, and cancel `run()` after `cancel_after`. Any thread."""
+        """Ask for the end: set `stopping`, and cancel `run()` after `cancel_after`.
+
+        Any thread may call it, and a signal handler.
+        """
         with _lock:
             object.__setattr__(self, "_asked", True)
             control = self._control
@@ -152,9 +156,9 @@ class AsyncService(Managed):
         if control is None:
             return None
         if asyncio._get_running_loop() is control.loop:
-            control.on_stop()
-            return None
+            control.on_stop()  # so that the caller finds `stopping` set
         try:
+            # Then, too: a signal handler runs while the loop waits, and does not wake it.
             control.loop.call_soon_threadsafe(control.on_stop)
         except RuntimeError:  # it is closed: all has ended just now
             pass
@@ -283,6 +287,7 @@ class _Solo:
         self._service = service
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._errors: list[BaseException] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._asked_at: float | None = None
         self._cleanup: Cleanup | None = None
@@ -295,44 +300,47 @@ class _Solo:
         self.loop = runner.get_loop()
         if getattr(self.loop, "_default_executor", None) is None:
             self.loop.set_default_executor(executor)
-        errors: list[BaseException] = []
         try:
             try:
-                outcome = runner.run(self._main())
-                if outcome is not None:
-                    errors.append(outcome)
-                del outcome
+                runner.run(self._main())
             except BaseException as error:  # of a task beside run(), or Ctrl-C
-                errors.append(error)
+                self._errors.append(error)
             begun = self.loop.time()
             self._cleanup = cleanup = Cleanup(
-                executor, service.remaining, service._told_of(), service._on_threads_hung
+                self.loop,
+                executor,
+                service.remaining,
+                service._told_of(),
+                service._on_threads_hung,
             )
             cleanup.run(runner)
-            errors += cleanup.errors
+            self._errors += cleanup.errors
             if cleanup.hung:
                 since = begun if self._asked_at is None else self._asked_at
-                errors.append(
-                    StopTimeoutError(service.name, self.loop.time() - since, cleanup.hung)
-                )
+                seconds = self.loop.time() - since
+                self._errors.append(StopTimeoutError(service.name, seconds, cleanup.hung))
         finally:
             service._attach(None)
             if self._cleanup is not None and self._cleanup.tasks_hung:
                 self.loop.close()  # the runner would wait for them
             else:
                 runner.close()
+        # The tracebacks of the errors hold this frame and this object, which must not hold them.
+        outcome = _outcome(service.name, self._errors)
+        self._errors = []
         try:
-            _raise(service.name, errors)
+            if outcome is not None:
+                raise outcome
         finally:
-            del errors  # their tracebacks hold this frame
+            del outcome
 
-    async def _main(self) -> BaseException | None:
-        self._over: asyncio.Future[BaseException | None] = self.loop.create_future()
+    async def _main(self) -> None:
+        self._over: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._body(), name=self._service.name)
         if self._service._attach(self):
             self.loop.call_soon(self.on_stop)  # after its first step, which may look at `stopping`
         try:
-            return await self._over
+            await self._over
         except asyncio.CancelledError:
             # Ctrl-C, where start() was called in the main thread.
             self._cancel()
@@ -343,18 +351,14 @@ class _Solo:
                 timer.cancel()
 
     async def _body(self) -> None:
-        error: BaseException | None = None
         try:
             await as_awaitable(self._service)
         except asyncio.CancelledError as cancelled:
-            error = None if self._cancelled else cancelled
-        except BaseException as raised:
-            error = raised
-        if not self._over.done():
-            self._over.set_result(error)
-        elif error is not None:
-            raise error
-        del error
+            if not (self._cancelled or self._over.done()):
+                self._errors.append(cancelled)
+        except BaseException as error:
+            self._errors.append(error)
+        self._give_up()
 
     def on_stop(self) -> None:
         """It was asked to stop (once more, maybe: with less time). In the loop."""
@@ -365,16 +369,14 @@ class _Solo:
             if self._cleanup is not None:
                 self._cleanup.hurry()
             return
-        for timer in self._timers:
-            timer.cancel()
         left = self._service.remaining()
-        delay = self._service._cancel_delay(left)
-        if delay <= 0:
-            self._cancel()
-        elif delay < math.inf:
-            self._timers.append(self.loop.call_later(delay, self._cancel))
-        if left < math.inf:
-            self._timers.append(self.loop.call_later(GIVE_UP_SHARE * left, self._give_up))
+        self._call_in(self._service._cancel_delay(left), self._cancel)
+        self._call_in(GIVE_UP_SHARE * left, self._give_up)
+
+    def _call_in(self, delay: float, what: Callable[[], None]) -> None:
+        # What an earlier stop has set stays: to be asked again must not put it off.
+        if delay < math.inf:
+            self._timers.append(self.loop.call_later(delay, what))
 
     def _cancel(self) -> None:
         if not self._cancelled and self._task is not None:
@@ -398,14 +400,17 @@ def _plain_factory(
     return factory
 
 
-def _raise(name: str, errors: list[BaseException]) -> None:
-    """Raise what there is: one as it is, several together; what ends a program goes first."""
-    if len(errors) < 2:
-        for error in errors:
-            raise error
-        return
-    others = [error for error in errors if isinstance(error, Exception)]
+def _outcome(name: str, errors: list[BaseException]) -> BaseException | None:
+    """What to raise: one as it is, several together; what ends a program goes first."""
+    failures = [error for error in errors if isinstance(error, Exception)]
+    failure = failures[0] if failures else None
+    if len(failures) > 1:
+        failure = ExceptionGroup(f"service {name!r} and what it left behind", failures)
+    clean = [error for error in errors if isinstance(error, SystemExit) and not error.code]
     for error in errors:
-        if not isinstance(error, Exception):
-            raise error from (ExceptionGroup(f"service {name!r}", others) if others else None)
-    raise ExceptionGroup(f"service {name!r} and what it left behind", others)
+        if not isinstance(error, Exception) and error not in clean:
+            if failure is not None:
+                error.__cause__ = failure
+            return error
+    # A clean exit must not hide a failure.
+    return clean[0] if clean and failure is None else failure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from types import FrameType
@@ -61,6 +61,7 @@ class Cleanup:
         tasks_hung: whether there are tasks among them.
     """
 
+    loop: asyncio.AbstractEventLoop
     executor: DaemonExecutor
     remaining: Callable[[], float]
     told_of: set[asyncio.Task[object]]
@@ -68,14 +69,18 @@ class Cleanup:
     errors: list[BaseException] = field(factory=list)
     hung: str = ""
     tasks_hung: bool = False
-    _until: float = field(factory=lambda: time.monotonic() + CLEANUP_SECONDS)
+    _cancelled: set[asyncio.Task[object]] = field(factory=set)
+    _until: float = field(init=False)
     _kept: float | None = None
     _wait: asyncio.Timeout | None = None
 
+    def __attrs_post_init__(self) -> None:
+        self._until = self.loop.time() + CLEANUP_SECONDS
+
     def _half(self) -> float:
         left = self.remaining()
-        if left == float("inf"):
-            left = self._until - time.monotonic()
+        if left == math.inf:
+            left = self._until - self.loop.time()
         if self._kept is None or self._kept > left:
             self._kept = left / 4
         return max(0.0, (left - self._kept) / 2)
@@ -94,7 +99,7 @@ class Cleanup:
     def hurry(self) -> None:
         """There is less time than there was. In the loop."""
         if self._wait is not None and not self._wait.expired():
-            self._wait.reschedule(asyncio.get_running_loop().time() + self._half())
+            self._wait.reschedule(self.loop.time() + self._half())
 
     def run(self, runner: asyncio.Runner) -> None:
         """Do it. A SystemExit or KeyboardInterrupt of a task ends a loop's run: begin again."""
@@ -105,16 +110,22 @@ class Cleanup:
                 self.errors.append(error)
 
     async def _main(self) -> None:
-        await self._cancel(_others())
-        loop = asyncio.get_running_loop()
-        generators = loop.create_task(loop.shutdown_asyncgens(), name="shutdown_asyncgens")
+        await self._cancel()
+        generators = self.loop.create_task(
+            self.loop.shutdown_asyncgens(), name="shutdown_asyncgens"
+        )
         await self._bounded(asyncio.wait([generators]))
         if not await self._bounded(self.executor.close()):
             self.hung = self.on_threads_hung(self.executor.give_up())
         # What the generators and threads began meanwhile; and who would not end before gets one
         # more chance, not one more wait.
-        await self._cancel(_others())
+        await self._cancel()
         left = _others()
+        for task in self._cancelled - left:
+            error = None if task.cancelled() else task.exception()
+            # SystemExit and KeyboardInterrupt came out of the loop itself.
+            if isinstance(error, Exception):
+                self.errors.append(error)
         for task in left:
             # It is told of here; asyncio need not tell again.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -122,20 +133,17 @@ class Cleanup:
         untold = sorted(left - self.told_of, key=lambda task: task.get_name())
         self.hung = task_stacks(untold) + self.hung
 
-    async def _cancel(self, tasks: set[asyncio.Task[object]]) -> None:
+    async def _cancel(self) -> None:
+        tasks = _others()
         if not tasks:
             return
+        self._cancelled |= tasks
         for task in tasks:
             task.cancel()
         await asyncio.sleep(0)
         waiting = {task for task in tasks - self.told_of if not task.done()}
         if waiting:
             await self._bounded(asyncio.wait(waiting))
-        for task in tasks:
-            error = task.exception() if task.done() and not task.cancelled() else None
-            # SystemExit and KeyboardInterrupt came out of the loop itself.
-            if isinstance(error, Exception):
-                self.errors.append(error)
 
 
 def _others() -> set[asyncio.Task[object]]:

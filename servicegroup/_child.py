@@ -1,63 +1,41 @@
-"""The child's side of `InProcess`: a group of one service, led over a pipe by the parent."""
+"""The child's side of `InProcess`: a group of one service, led over a socket by the parent."""
 
 from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import select
 import signal
+import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import cast
 
-import attrs
 from attrs import frozen
 
 from servicegroup import events
+from servicegroup._child_errors import Failure
+from servicegroup._child_log import Forward, Levels
 from servicegroup._child_pipe import Frames, Message, Sender
 from servicegroup._stacks import all_stacks
 from servicegroup.errors import ServiceGroupError
 from servicegroup.group import ServiceGroup
-from servicegroup.service import StartStop
+from servicegroup.service import Managed, StartStop
 
-# What a group logs of these, the parent's group logs too.
-_TOLD_BY_THE_PARENT = {
+# What a group logs of its services; of the one in the child, the parent's group logs the same. It
+# knows nothing of a stall that is watched for in the child, and not where the child was.
+_EVENTS = {
     *(kind.__name__ for kind in events.ServiceEvent.__subclasses__()),
     *(kind.__name__ for kind in events.GroupEvent.__subclasses__()),
-} - {"ServiceStalled", "ServiceRestarting"}
-
-
-@frozen(kw_only=True, eq=False, repr=False)
-class Levels:
-    """How much is logged."""
-
-    disabled: int
-    of_loggers: Mapping[str, int]
-
-    @classmethod
-    def take(cls) -> Levels:
-        """Those of this process."""
-        root = logging.getLogger()
-        levels = {
-            name: logger.level
-            for name, logger in list(root.manager.loggerDict.items())
-            if isinstance(logger, logging.Logger) and logger.level
-        }
-        return cls(disabled=root.manager.disable, of_loggers={"": root.level, **levels})
-
-    def put(self) -> None:
-        """Make them those of this process."""
-        logging.disable(self.disabled)
-        for name, level in self.of_loggers.items():
-            logging.getLogger(name).setLevel(level)
+} - {"ServiceStalled", "ServiceRecovered"}
+# Into how many pieces the time for a heartbeat is cut: it is passed on once in each.
+_PIECES = 4
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -66,117 +44,146 @@ class Job:
 
     Attributes:
         name: what the parent calls the service.
+        group: what the parent's group is called.
         factory: the pickled factory.
+        levels: how much is to be logged.
+        beat_seconds: the parent waits so long for a heartbeat; `inf`: for none.
     """
 
     name: str
+    group: str
     factory: bytes
     levels: Levels
+    beat_seconds: float
 
 
-@frozen(kw_only=True, eq=False, repr=False)
-class Failure:
-    """An exception on its way to the parent.
+def main(line: socket.socket, _life: Connection, parent: int) -> None:
+    """What a child runs.
 
-    Attributes:
-        pickled: itself, if it can be pickled.
-        kind: the name of its type.
-        text: its message.
-        traceback: as it is printed.
-        notes: what was added to it.
+    Args:
+        line: to talk with the parent.
+        _life: kept open only; SIGIO comes when the parent's end of it is closed.
+        parent: the process that made this one.
     """
+    _settle_signals()
+    control = _Control(line, parent)
+    control.start()
+    send = control.sender.send
+    send(("up",))
+    job, group = control.jobs.get()
+    job.levels.put()
+    logging.getLogger().handlers[:] = [Forward(control.sender)]
+    logging.getLogger("servicegroup").addFilter(_News(job))
+    send(("ended", tuple(map(Failure.of, _run(job, group, control.beats)))))
 
-    pickled: bytes | None
-    kind: str
-    text: str
-    traceback: str
-    notes: tuple[str, ...]
 
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """`error`, as far as it can be told."""
-        try:
-            pickled = pickle.dumps(error)
-        except Exception:  # whatever the parts of it raise
-            pickled = None
-        try:
-            text = str(error)
-        except Exception:
-            text = "(its message cannot be had)"
-        kind = type(error)
-        return cls(
-            pickled=pickled,
-            kind=kind.__qualname__
-            if kind.__module__ == "builtins"
-            else f"{kind.__module__}.{kind.__qualname__}",
-            text=text,
-            # One that was never raised, a timeout, has nothing to show there.
-            traceback="".join(traceback.format_exception(error)) if error.__traceback__ else "",
-            notes=tuple(map(str, getattr(error, "__notes__", ()))),
+def _run(job: Job, group: ServiceGroup, beats: _Beats) -> list[BaseException]:
+    """What is raised on the way."""
+    try:
+        service = cast(StartStop, pickle.loads(job.factory)())
+        watched = job.beat_seconds != math.inf
+        # What follows from a failure, a stall or the end is for the parent's group to decide.
+        group.add(
+            service,
+            name=job.name,
+            daemon=False,
+            on_failure="stop",
+            on_return="continue",
+            heartbeat_timeout=job.beat_seconds if watched else None,
+            on_stall="report" if watched else None,
+        )
+        if watched and isinstance(service, Managed):
+            beats.listen(service)
+        group.start()
+    except SystemExit as error:
+        left = error.__cause__
+        return [error, *(left.exceptions if isinstance(left, ServiceGroupError) else ())]
+    except ServiceGroupError as error:
+        return list(error.exceptions)
+    except BaseException as error:
+        return [error]
+    return [] if group._clean_exit is None else [group._clean_exit]
+
+
+class _News(logging.Filter):
+    """Keeps back what the parent's group logs, too."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is to be forwarded: of a nested group, say, all is."""
+        known = vars(record)
+        mine = known.get("service", self._job.name) == self._job.name
+        return not (
+            mine and known.get("group") == self._job.group and known.get("event") in _EVENTS
         )
 
 
-class _Forward(logging.Handler):
-    """Sends the records to the parent."""
+class _Beats:
+    """Passes heartbeats on, some four times at most in the time within which one is due.
 
-    def __init__(self, sender: Sender) -> None:
-        super().__init__()
-        self._sender = sender
+    The first is passed on at once, and what comes too soon after it a little later, so that the
+    parent never sees a longer silence than there was.
+    """
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._sender.send(("log", _pickled_fields(record)))
-        except OSError:
-            pass  # the parent is gone, and so is this process in a moment
-        except Exception:
-            self.handleError(record)
+    def __init__(self, send: Callable[[Message], None], seconds: float) -> None:
+        self.pause = seconds / _PIECES
+        self._send = send
+        self._sent_at = -math.inf
+        self._unsent = False
 
+    def listen(self, service: Managed) -> None:
+        """Have the heartbeats of `service` passed on."""
+        beat = service.heartbeat
 
-def _pickled_fields(record: logging.LogRecord) -> bytes:
-    fields = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
-    if record.exc_info and not record.exc_text:
-        fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
-    try:
-        return pickle.dumps(fields)
-    except Exception:  # one that somebody gave as `extra`
-        return pickle.dumps({name: _picklable(value) for name, value in fields.items()})
+        def heartbeat() -> None:
+            beat()
+            self._unsent = True
+            if time.monotonic() - self._sent_at >= self.pause:
+                self.send()
 
+        # Past a class that may be a frozen dataclass.
+        object.__setattr__(service, "heartbeat", heartbeat)
 
-def _picklable(value: object) -> object:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        return repr(value)
-    return value
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return getattr(record, "event", None) not in _TOLD_BY_THE_PARENT
+    def send(self) -> None:
+        """Pass on what was not. Any thread."""
+        if self._unsent:
+            self._unsent = False
+            self._sent_at = time.monotonic()
+            self._send(("beat",))
 
 
 class _Control(threading.Thread):
     """Takes what the parent says, and ends this process when the parent is gone."""
 
-    def __init__(self, connection: Connection, parent: int) -> None:
+    def __init__(self, line: socket.socket, parent: int) -> None:
         super().__init__(name="servicegroup (parent)", daemon=True)
-        self._connection = connection
+        self._line = line
         self._parent = parent
         self._stacks_at = math.inf
-        self.sender = Sender(connection.fileno())
+        self._beat_at = math.inf
+        self.sender = Sender(line.fileno())
+        self.beats = _Beats(self.sender.send, math.inf)
         self.jobs: SimpleQueue[tuple[Job, ServiceGroup]] = SimpleQueue()
 
     def run(self) -> None:
         """Never returns, the end of the process be it."""
         try:
             self._listen()
+        except OSError:
+            pass  # reset
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
 
     def _listen(self) -> None:
-        pipe = self._connection.fileno()
+        line = self._line.fileno()
         poller = select.poll()
-        poller.register(pipe, select.POLLIN)
-        # Beside the end of the pipe, since a process forked from the parent may hold that open.
+        poller.register(line, select.POLLIN)
+        # Beside the end of the line, since a process forked from the parent may hold that open.
         if hasattr(os, "pidfd_open"):
             try:
                 poller.register(os.pidfd_open(self._parent), select.POLLIN)
@@ -188,7 +195,7 @@ class _Control(threading.Thread):
         group: ServiceGroup | None = None
         while True:
             for fd, _ in poller.poll(self._milliseconds()):
-                data = os.read(fd, 65536) if fd == pipe else b""
+                data = os.read(fd, 65536) if fd == line else b""
                 if not data:
                     return
                 for message in frames.feed(data):
@@ -196,26 +203,43 @@ class _Control(threading.Thread):
                         group = self._go(cast(Job, message[1]))
                     elif group is not None:
                         self._lead(group, message)
-            if time.monotonic() >= self._stacks_at:
+            now = time.monotonic()
+            if now >= self._beat_at:
+                self._beat_at = now + self.beats.pause
+                self.beats.send()
+            if now >= self._stacks_at:
                 self._stacks_at = math.inf
                 self.sender.send(("stacks", all_stacks()))
 
     def _milliseconds(self) -> float | None:
-        if self._stacks_at == math.inf:
+        until = min(self._stacks_at, self._beat_at)
+        if until == math.inf:
             return None
         # Days at most, since poll takes no more.
-        return min(max(0.0, self._stacks_at - time.monotonic()) * 1000 + 1, 1e9)
+        return min(max(0.0, until - time.monotonic()) * 1000 + 1, 1e9)
 
     def _go(self, job: Job) -> ServiceGroup:
         # The parent's group knows the limits; this one is told them when the stop comes.
         group = ServiceGroup(
-            name=f"process-{os.getpid()}",
+            name=job.group,
             start_timeout=math.inf,
             stop_timeout=math.inf,
             shutdown_timeout=math.inf,
             signals=(),
         )
-        group.subscribe(self._tell)
+
+        def tell(event: events.Event) -> None:
+            match event:
+                # What has another name is a part of the service and says nothing of the whole.
+                case events.ServiceReady(service=job.name):
+                    self.sender.send(("ready", True))
+                case events.ServiceNotReady(service=job.name):
+                    self.sender.send(("ready", False))
+
+        group.subscribe(tell)
+        self.beats = _Beats(self.sender.send, job.beat_seconds)
+        if job.beat_seconds != math.inf:
+            self._beat_at = time.monotonic() + self.beats.pause
         self.jobs.put((job, group))
         return group
 
@@ -224,60 +248,8 @@ class _Control(threading.Thread):
             case ("drain",):
                 group._drain()
             case ("stop", float(seconds)):
-                run = group._run
-                run.settings = attrs.evolve(run.settings, shutdown_timeout=seconds)
                 self._stacks_at = time.monotonic() + seconds
-                group.stop("the parent process asks for it")
-
-    def _tell(self, event: events.Event) -> None:
-        if isinstance(event, (events.ServiceReady, events.ServiceNotReady)):
-            # Those of parts have a slash in their names and say nothing of the whole.
-            self.sender.send(("ready", event.service, isinstance(event, events.ServiceReady)))
-
-
-def main(connection: Connection, _life: Connection, parent: int) -> None:
-    """What a child runs.
-
-    Args:
-        connection: to talk with the parent.
-        _life: kept open only; SIGIO comes when the parent's end of it is closed.
-        parent: the process that made this one.
-    """
-    _settle_signals()
-    # It ends with the parent, as a daemon; but unlike multiprocessing's may have children.
-    multiprocessing.current_process().daemon = False
-    control = _Control(connection, parent)
-    control.start()
-    control.sender.send(("up",))
-    job, group = control.jobs.get()
-    job.levels.put()
-    logging.getLogger().handlers[:] = [_Forward(control.sender)]
-    logging.getLogger("servicegroup").addFilter(_is_news)
-    failures: list[Failure] = []
-    exits: list[Failure] = []
-    with _collected(failures, exits):
-        service = cast(StartStop, pickle.loads(job.factory)())
-        # What follows from a failure or the end is for the parent's group to decide.
-        group.add(service, name=job.name, daemon=False, on_failure="stop", on_return="continue")
-        reason = group.start().reason
-        for code in (0, None, "", False):
-            if reason == f"service {job.name!r} called sys.exit({code!r})":
-                raise SystemExit(code)
-    control.sender.send(("ended", failures, exits))
-
-
-@contextmanager
-def _collected(failures: list[Failure], exits: list[Failure]) -> Iterator[None]:
-    try:
-        yield
-    except SystemExit as error:
-        exits.append(Failure.of(error))
-        if isinstance(error.__cause__, ServiceGroupError):
-            failures += map(Failure.of, error.__cause__.exceptions)
-    except ServiceGroupError as error:
-        failures += map(Failure.of, error.exceptions)
-    except BaseException as error:
-        failures.append(Failure.of(error))
+                group._stop_within(seconds, "the parent process asks for it")
 
 
 def _settle_signals() -> None:

@@ -47,6 +47,7 @@ NAMES = (
 )
 _own: Callable[[object], tuple[object, ...]] = attrgetter(*NAMES)
 _NOTHING = (None,) * len(NAMES)
+_UNSAID = _own(Managed)
 
 
 def seconds(whose: str, name: str, value: object) -> float:
@@ -99,6 +100,7 @@ class Resolver:
         }
         self._known: dict[tuple[object, ...], Options] = {}
         self._last: tuple[tuple[object, ...], Options] | None = None
+        self._usual: Options | None = None  # of services that say nothing of their own
 
     def resolve(self, service: object, name: str, given: tuple[object, ...]) -> Options:
         """The options of `service`, which the group knows as `name`; `given` as in `NAMES`.
@@ -106,12 +108,19 @@ class Resolver:
         Raises:
             TypeError, ValueError: one of them is wrong; the message says which, and whose.
         """
-        said = given + (_own(service) if isinstance(service, Managed) else _NOTHING)
-        # Thousands of a kind come one after the other.
-        if self._last is not None and all(map(is_, said, self._last[0])):
-            return self._last[1]
-        options = self._put_together(name, given, said[len(given) :])
+        own = _own(service) if isinstance(service, Managed) else _NOTHING
+        # Thousands that say nothing, or of a kind, come one after the other.
+        usual = given == _NOTHING and own == _UNSAID
+        if usual and self._usual is not None:
+            return self._usual
+        said = given + own
+        last = self._last  # once: another thread may add, too
+        if last is not None and all(map(is_, said, last[0])):
+            return last[1]
+        options = self._put_together(name, given, own)
         self._last = said, options
+        if usual:
+            self._usual = options
         return options
 
     def _put_together(

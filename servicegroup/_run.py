@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 
-import attrs
 from attrs import frozen
 
 from servicegroup import _log, events
@@ -18,15 +17,9 @@ from servicegroup._dispatcher import Dispatcher, Subscriber
 from servicegroup._mailbox import Mailbox, Message
 from servicegroup._runner import Runner
 from servicegroup._stopper import Stopper
+from servicegroup._supervision import ALL_FINISHED, Supervision
 from servicegroup._table import Table
-from servicegroup.errors import (
-    RestartLimitError,
-    ServiceCrashedError,
-    ServiceGroupError,
-    ServiceStalledError,
-    StartTimeoutError,
-    StopTimeoutError,
-)
+from servicegroup.errors import ServiceGroupError, StopTimeoutError
 from servicegroup.report import GroupState, Report, ServiceStatus, State, one_line
 
 # Of the time a stop may take: when the services not asked yet are asked all at once, and when the
@@ -36,8 +29,6 @@ ABANDON_SHARE = 0.98
 FLUSH_SECONDS = 1.0
 # A nested group ends its own stop that much sooner than the outer one would abandon it.
 NESTED_SHARE = 1.1
-
-ALL_FINISHED = "all services have finished"
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -51,7 +42,7 @@ class Settings:
     stop_concurrently: bool
 
 
-class Run:
+class Run(Supervision[Runner]):
     """The state of one run.
 
     Everything here is read and written by the deciding thread alone, but for the mailbox, the two
@@ -64,22 +55,19 @@ class Run:
     def __init__(
         self, settings: Settings, table: Table, subscribers: list[Subscriber], mailbox: Mailbox
     ) -> None:
+        super().__init__(settings.name)
         self.settings = settings
         self.post = mailbox.put
         self.now = mailbox.now
         self.begun = False  # guarded by the table's lock
-        self.state = GroupState.NEW
-        self.is_ready = False
         self.ready_or_never = threading.Event()  # set while ready, and for good once stopping
         self.deciding = threading.Event()
         self.over = threading.Event()
         self.report: Report | None = None
         self.error: ServiceGroupError | None = None
-        self.exit: SystemExit | None = None
         self.crash: BaseException | None = None  # the machine has no thread left, or a bug of ours
         self.context = Context()  # that of the caller of start()
         self.root: Run = self
-        self.wall_offset = 0.0
         self.on_stop_begun: Callable[[float], None] = lambda _seconds: None
 
         self._table = table
@@ -92,9 +80,6 @@ class Run:
         self._runners: list[Runner] = []
         self._more = True  # there is something to do even if no message comes
         self._awaited: Runner | None = None  # the next one starts when this one is ready
-        self._unready = 0  # services that are meant to be up and are not
-        self._working = 0  # services other than daemons that have not ended
-        self._had_work = False
         self._was_ready = False
         self._drainable: list[Runner] = []
         self._draining: Runner | None = None
@@ -105,14 +90,10 @@ class Run:
         self._deadlines: list[tuple[float, int, Runner]] = []  # a heap; see _until
         self._watches: list[tuple[float, int, Runner, int]] = []  # a heap, of heartbeats due
         self._serial = itertools.count()  # so that the heap never compares runners
-        self._started_at = 0.0
         self._delay_until: float | None = None
         self._reserve_at = math.inf
         self._abandon_at = math.inf
         self._end_at = math.inf
-        self._reason = ""
-        self._failures: list[Exception] = []
-        self._details = False  # somebody reads of each start and stop; not asked for every one
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -133,7 +114,7 @@ class Run:
                     handler(*args)
                     del message, args  # they would keep a service's error while this waits
                 if self.state is GroupState.RUNNING:
-                    self._details = self._wants_details()
+                    self._details = self.wants_details()
                 self._expire()
                 self._advance()
             self._end()
@@ -165,7 +146,7 @@ class Run:
         if self._outer is None or self._subscribers:
             self.on_subscribed()
         self._stopper.start()
-        self._details = self._wants_details()
+        self._details = self.wants_details()
         self.state = GroupState.STARTING
         self._tell(events.GroupStarting)
 
@@ -199,7 +180,8 @@ class Run:
                 continue
             runner.deadline = None
             if runner.state is State.BACKING_OFF:
-                self._start_again(runner)
+                if self._goes_on():
+                    self._start_again(runner)
             elif runner.asked:
                 self._abandon(runner)
             elif runner is self._draining:
@@ -264,7 +246,8 @@ class Run:
         options = runner.options
         runner.state = State.STARTING
         runner.started_at = self.now()
-        self._tell_of(runner, events.ServiceStarting)
+        if self._details:
+            self._tell_of(runner, events.ServiceStarting)
         if options.ready_when != "entered":
             self._set_deadline(runner, runner.started_at + options.start_timeout)
         try:
@@ -287,40 +270,10 @@ class Run:
         if runner.ended == returned and (ready or runner.ready_at is not None):
             self._set_ready(runner, ready)
 
-    def _set_ready(self, runner: Runner, ready: bool) -> None:
-        if runner.ready is ready or runner.state not in (State.STARTING, State.RUNNING):
-            return
-        now = self.now()
-        runner.ready = ready
-        if not ready:
-            runner.unready_at = now
-            self._unready += 1
-            self._tell_of(runner, events.ServiceNotReady)
-            return
-        since = runner.started_at if runner.ready_at is None else runner.unready_at
-        if runner.ready_at is None:
-            runner.ready_at = now
-            runner.state = State.RUNNING
-            self._await_no_more(runner)
-            if runner.options.heartbeat_timeout != math.inf:
-                runner.beat_at = max(runner.beat_at, now)
-                self._watch(runner, runner.beat_at + runner.options.heartbeat_timeout)
-        self._unready -= 1
-        self._tell_of(runner, events.ServiceReady, seconds=now - since)
-
     def _await_no_more(self, runner: Runner) -> None:
         runner.deadline = None
         if self._awaited is runner:
             self._awaited = None
-
-    def _start_timed_out(self, runner: Runner) -> None:
-        error = StartTimeoutError(runner.name, runner.options.start_timeout, runner.take_stack())
-        if self._may_restart(runner.options.on_failure):
-            self._stop_to_restart(runner, error)
-            return
-        self._await_no_more(runner)
-        self._fail(runner, error, "while starting")
-        self._follow_failure(runner, error, one_line(error))
 
     def _update_ready(self) -> None:
         ready = self._unready == 0
@@ -348,144 +301,12 @@ class Run:
             self._returned(runner)
         self._settle_if_over(runner)
 
-    def _returned(self, runner: Runner) -> None:
-        if runner.ready_at is None:
-            self._set_ready(runner, True)
-        if runner.options.ready_when == "returned":
-            return
-        if self._may_restart(runner.options.on_return):
-            self._stop_to_restart(runner, None)
-            return
-        self._retire(runner)
-        runner.state = State.FINISHED
-        self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
-        if runner.options.on_return == "stop":
-            self.on_stop(f"service {runner.name!r} returned")
-
-    def _raised(self, runner: Runner, error: BaseException, line: str) -> None:
-        if runner.asked and isinstance(error, runner.options.expected_on_stop):
-            return
-        phase = "while running"
-        if runner.asked:
-            phase = "while stopping"
-        elif runner.ready_at is None:
-            phase = "while starting"
-        elif self.state is GroupState.DRAINING:
-            phase = "while draining"
-        runner.owed = False
-        if self._may_restart(runner.options.on_failure) and not isinstance(error, SystemExit):
-            if runner.asked:  # to be restarted: what comes on the way is one more reason
-                runner.error = error
-            else:
-                self._lose_readiness(runner)
-                self._back_off(runner, error)
-            return
-        if not runner.asked:
-            self._retire(runner)
-        if isinstance(error, SystemExit) and not error.code:
-            runner.state = runner.final = State.FINISHED
-            self._tell_of(runner, events.ServiceFinished, seconds=self.now() - runner.started_at)
-        else:
-            runner.state = runner.final = State.FAILED
-        self._fail(runner, error, phase, line)
-        self._follow_failure(runner, error, line)
-
-    def _retire(self, runner: Runner) -> None:
-        """It ended by itself: it counts neither as up nor as working."""
-        self._await_no_more(runner)
-        if runner.ready:
-            runner.ready = False
-        else:
-            self._unready -= 1
-        if not runner.options.daemon:
-            self._working -= 1
-
     def _end_if_done(self) -> None:
         done = self._working == 0 and (self._had_work or not self._runners)
         if done and self._table.close_after(len(self._runners)):
             self.on_stop(ALL_FINISHED)
 
-    def _fail(self, runner: Runner, error: BaseException, phase: str, line: str = "") -> None:
-        """Take down a failure; what follows from it is for the caller."""
-        if isinstance(error, SystemExit):
-            if not error.code:
-                return
-            self.exit = self.exit or error
-        elif not isinstance(error, Exception):
-            crash = ServiceCrashedError(line)
-            crash.__cause__ = error
-            error = crash
-        error.add_note(f"in service {runner.name!r}, {phase}")
-        if runner.error is None:
-            runner.error = error
-        fatal = phase == "while stopping" or runner.options.on_failure != "continue"
-        if fatal and isinstance(error, Exception):
-            self._failures.append(error)
-        if runner.state is not State.ABANDONED:
-            self._tell_of(runner, events.ServiceFailed, error=error, phase=phase)
-
-    def _follow_failure(self, runner: Runner, error: BaseException, line: str) -> None:
-        if isinstance(error, SystemExit):
-            self.on_stop(f"service {runner.name!r} called sys.exit({line})", hurry=bool(error.code))
-        elif runner.options.on_failure != "continue":
-            self.on_stop(f"service {runner.name!r} failed: {line}", hurry=True)
-
     # -- restarting -------------------------------------------------------------------------------
-
-    def _may_restart(self, policy: object) -> bool:
-        going_on = self.state in (GroupState.STARTING, GroupState.RUNNING)
-        return going_on and not isinstance(policy, str)
-
-    def _lose_readiness(self, runner: Runner) -> None:
-        if runner.ready:
-            runner.ready = False
-            self._unready += 1
-
-    def _stop_to_restart(self, runner: Runner, error: BaseException | None) -> None:
-        """It is to be started again, but is owed a stop() first."""
-        self._lose_readiness(runner)
-        runner.again = True
-        runner.error = error
-        self._ask(runner)
-
-    def _back_off(self, runner: Runner, error: BaseException | None) -> None:
-        """It has ended: start it again after a pause, unless that was once too often."""
-        import random  # here, and the next: for those who restart
-
-        from servicegroup.restart import Restart, RestartHistory
-
-        policy = runner.options.on_return if error is None else runner.options.on_failure
-        assert isinstance(policy, Restart)
-        runner.asked = runner.settled = False
-        runner.histories = histories = runner.histories or {}
-        history = histories.setdefault(policy, RestartHistory(policy, random.random))
-        now = self.now()
-        pause = history.next(now)
-        if pause is None:
-            self._give_up(runner, error)
-            return
-        runner.error = error
-        runner.state = State.BACKING_OFF
-        self._tell_of(
-            runner,
-            events.ServiceRestarting,
-            seconds=pause,
-            restarts=runner.restarts + 1,
-            error=error,
-        )
-        self._set_deadline(runner, now + pause)
-
-    def _give_up(self, runner: Runner, cause: BaseException | None) -> None:
-        self._retire(runner)
-        runner.owed = False
-        runner.state = State.FAILED
-        error = RestartLimitError(
-            f"service {runner.name!r} ended once more after {runner.restarts} restarts"
-        )
-        error.__cause__ = cause
-        runner.error = None
-        self._fail(runner, error, "while running")
-        self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
 
     def _start_again(self, runner: Runner) -> None:
         runner.reset()
@@ -502,37 +323,12 @@ class Run:
             _, _, runner, restarts = heapq.heappop(self._watches)
             if runner.state is not State.RUNNING or runner.restarts != restarts:
                 continue
-            silent = now - runner.beat_at
-            timeout = runner.options.heartbeat_timeout
-            if silent < timeout:
-                self._watch(runner, runner.beat_at + timeout)
-                continue
-            stack = runner.take_stack()
-            runner.stalled = True
-            self._tell_of(runner, events.ServiceStalled, seconds=silent, stack=stack)
-            if runner.beat_at > now - timeout:
-                self.on_recovered(runner)  # it beat just before it could see that it should tell
-            elif runner.options.on_stall == "fail":
-                self._stall_fails(runner, ServiceStalledError(runner.name, silent, stack))
-
-    def _stall_fails(self, runner: Runner, error: ServiceStalledError) -> None:
-        if self._may_restart(runner.options.on_failure):
-            self._stop_to_restart(runner, error)
-        else:
-            self._fail(runner, error, "while running")
-            self._follow_failure(runner, error, one_line(error))
-
-    def on_recovered(self, runner: Runner) -> None:
-        """It was stalled, and there was a heartbeat."""
-        if runner.stalled and runner.state is State.RUNNING:
-            runner.stalled = False
-            self._tell_of(runner, events.ServiceRecovered)
-            self._watch(runner, runner.beat_at + runner.options.heartbeat_timeout)
+            self._look_at_heartbeat(runner, now)
 
     # -- draining ---------------------------------------------------------------------------------
 
-    def on_stop(self, reason: str, hurry: bool = False) -> None:
-        """Somebody asks for the stop; with `hurry`, without the drain delay."""
+    def on_stop(self, reason: str, hurry: bool = False, within: float = math.inf) -> None:
+        """Somebody asks for the stop, `within` seconds; with `hurry`, without the drain delay."""
         now = self.now()
         if self.state is GroupState.DRAINING and not self._held:
             if hurry:
@@ -540,7 +336,7 @@ class Run:
             return
         if self.state in (GroupState.STOPPING, GroupState.STOPPED):
             return
-        seconds = self.settings.shutdown_timeout
+        seconds = min(within, self.settings.shutdown_timeout)
         if self._parent is not None and self._parent.asked and self._outer is not None:
             reason = f"group {self._outer.settings.name!r} stops"
             seconds = min(seconds, self._parent.remaining() / NESTED_SHARE)
@@ -548,6 +344,8 @@ class Run:
         self._reserve_at = now + RESERVE_SHARE * seconds
         self._abandon_at = now + ABANDON_SHARE * seconds
         self._end_at = now + seconds
+        for runner in self._under_way:  # to be started again, which they will not be now
+            self._set_deadline(runner, min(runner.deadline or math.inf, self._abandon_at))
         self.on_stop_begun(seconds)
         if self._held:
             self._held = False
@@ -564,7 +362,7 @@ class Run:
 
     def _begin_drain(self) -> None:
         self._table.close()
-        self._details = self._wants_details()
+        self._details = self.wants_details()
         self.state = GroupState.DRAINING
         self.is_ready = False
         self.ready_or_never.set()
@@ -622,11 +420,8 @@ class Run:
         self.state = GroupState.STOPPED
 
     def _ask(self, runner: Runner) -> None:
-        if not runner.owed or runner.state is State.BACKING_OFF:
-            runner.settled = True
-            if runner.state is State.BACKING_OFF:
-                runner.state = State.FINISHED if runner.error is None else State.FAILED
-                runner.deadline = None
+        if self._ask_no_more(runner):
+            runner.deadline = None
             return
         if runner.claim():
             runner.settled = True
@@ -634,12 +429,14 @@ class Run:
             return
         now = self.now()
         runner.final = State.FINISHED if runner.state is State.FINISHED else State.STOPPED
-        runner.asked = True
+        self._under_way.add(runner)
+        self._set_deadline(runner, min(now + runner.options.stop_timeout, self._abandon_at))
+        runner.asked = True  # from here on its threads go by the deadline
         runner.asked_at = now
         runner.state = State.STOPPING
         runner.ready = False
-        self._set_deadline(runner, min(now + runner.options.stop_timeout, self._abandon_at))
-        self._tell_of(runner, events.ServiceStopping)
+        if self._details:
+            self._tell_of(runner, events.ServiceStopping)
         event = runner.stop_event
         if event is not None:
             # Not worth another thread: two switches saved for each of many services.
@@ -668,35 +465,13 @@ class Run:
         self._settle_if_over(runner)
 
     def _settle_if_over(self, runner: Runner) -> None:
-        if runner.asked and runner.stop_returned and runner.ended and runner.asked_at is not None:
-            runner.settled = True
-            runner.settled_at = self.now()
+        if runner.asked and runner.stop_returned and runner.ended:
             runner.deadline = None
-            if runner.again:
-                runner.again = False
-                if self.state in (GroupState.STARTING, GroupState.RUNNING):
-                    self._back_off(runner, runner.error)
-                    return
-                runner.final = State.FINISHED if runner.error is None else State.FAILED
-            runner.state = runner.final
-            self._tell_of(
-                runner, events.ServiceStopped, seconds=runner.settled_at - runner.asked_at
-            )
+            self._settle(runner, self.now())
 
     def _abandon(self, runner: Runner) -> None:
-        runner.settled = True
-        runner.settled_at = self.now()
-        seconds = runner.settled_at - (runner.asked_at or 0.0)
-        runner.stack = runner.take_stack()
-        runner.state = State.ABANDONED
-        error = StopTimeoutError(runner.name, seconds, runner.stack)
-        self._fail(runner, error, "while stopping")
-        self._tell_of(runner, events.ServiceAbandoned, seconds=seconds, stack=runner.stack)
         apart = self._at_once or runner.again
-        if runner.again:
-            runner.again = False  # never to be run again: its thread still is in there
-            self._retire(runner)
-            self.on_stop(f"service {runner.name!r} failed: {one_line(error)}", hurry=True)
+        super()._abandon(runner)
         if not runner.stop_returned and not apart:
             self._replace_stopper()
 
@@ -710,29 +485,10 @@ class Run:
 
     def _end(self) -> None:
         now = self.now()
-        self.report = Report(
-            name=self.settings.name,
-            reason=self._reason,
-            started_at=self._started_at + self.wall_offset,
-            seconds=now - self._started_at,
-            exit_code=self._exit_code(),
-            services=self.status(),
-        )
-        if self._failures:
-            self.error = ServiceGroupError(
-                f"group {self.settings.name!r}: {self._reason}", self._failures, self.report
-            )
+        self.report = self._report()
+        self.error = self._failure(self.report)
         brief = self._reason == ALL_FINISHED and self.report.seconds < 1 and self._had_work
-        self._emit(
-            events.GroupStopped(
-                group=self.settings.name,
-                time=now + self.wall_offset,
-                monotonic=now,
-                reason=self._reason,
-                seconds=self.report.seconds,
-                brief=brief,
-            )
-        )
+        self._tell(events.GroupStopped, brief)
         left = max(0.0, min(FLUSH_SECONDS, self._end_at - now))
         if self._dispatcher is not None:
             self._dispatcher.close(left)
@@ -743,11 +499,6 @@ class Run:
             if runner.thread is not None and runner.state is not State.ABANDONED:
                 runner.thread.join(max(0.0, until - time.monotonic()))
                 runner.thread = None
-
-    def _exit_code(self) -> int:
-        if self.exit is not None:
-            return self.exit.code if isinstance(self.exit.code, int) else 1
-        return 1 if self._failures else 0
 
     def status(self) -> tuple[ServiceStatus, ...]:
         """How the services stand. Any thread."""
@@ -771,12 +522,7 @@ class Run:
 
     def running(self) -> list[Runner]:
         """Those whose `start()` or `stop()` has not ended. Any thread."""
-        return [
-            runner
-            for runner in list(self._runners)
-            if runner.stop_thread is not None
-            or (runner.thread is not None and not runner.ended and runner.thread.is_alive())
-        ]
+        return [runner for runner in list(self._runners) if runner.has_thread]
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -788,55 +534,14 @@ class Run:
             self._dispatcher = Dispatcher(self.settings.name, self.root, first, self._subscribers)
             self._dispatcher.start()
 
-    def _wants_details(self) -> bool:
+    def wants_details(self) -> bool:
+        """Whether anybody reads of each start and stop. Any thread."""
         if self._subscribers:
             return True
-        return _log.wants_details() if self._outer is None else self._outer._wants_details()
+        return _log.wants_details() if self._outer is None else self._outer.wants_details()
 
-    def _tell(self, kind: type[events.GroupEvent]) -> None:
-        now = self.now()
-        self._emit(
-            kind(
-                group=self.settings.name,
-                time=now + self.wall_offset,
-                monotonic=now,
-                reason=self._reason or None,
-                seconds=now - self._started_at,
-            )
-        )
-
-    def _tell_of(self, runner: Runner, kind: type[events.ServiceEvent], **known: object) -> None:
-        # Thousands of records that nobody reads would cost more than the services' threads.
-        if kind in _DETAILS and not self._details:
-            return
-        now = self.now()
-        self._emit(
-            kind(
-                group=self.settings.name,
-                time=now + self.wall_offset,
-                monotonic=now,
-                service=runner.name,
-                **known,  # type: ignore[arg-type]
-            )
-        )
-
-    def _emit(self, event: events.Event) -> None:
+    def _emit(self, event: events.Event, below: str = "") -> None:
         if self._dispatcher is not None:
             self._dispatcher.put(event)
-        if self._outer is not None and self._parent is not None:
-            outer, inner = self._outer, self._parent.name
-            if isinstance(event, events.ServiceEvent):
-                name = f"{inner}/{event.service}"
-                outer._emit(attrs.evolve(event, group=outer.settings.name, service=name))
-            else:
-                below = event.group[len(self.settings.name) :]
-                outer._emit(attrs.evolve(event, group=f"{outer.settings.name}/{inner}{below}"))
-
-
-_DETAILS = (
-    events.ServiceStarting,
-    events.ServiceReady,
-    events.ServiceFinished,
-    events.ServiceStopping,
-    events.ServiceStopped,
-)
+        if self._parent is not None:
+            self._parent.tell(event, below)

@@ -15,6 +15,7 @@ from servicegroup.report import ServiceStatus, State, one_line
 from servicegroup.service import Composite, Managed, Service, StartStop
 
 if TYPE_CHECKING:
+    from servicegroup.events import Event
     from servicegroup.restart import Restart, RestartHistory
 
     class Host(Protocol):
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
         def now(self) -> float: ...
 
         def post(self, handler: Callable[..., None], /, *args: object) -> None: ...
+
+        def wants_details(self) -> bool: ...
+
+        def emit_part(self, part: str, event: Event, below: str) -> None: ...
 
         def on_entered(self, runner: Runner) -> None: ...
 
@@ -64,7 +69,7 @@ class GroupThread(threading.Thread):
 
 @define(eq=False, repr=False)
 class Runner:
-    """All fields but `stop_thread` are written by the deciding thread only."""
+    """All fields but `stop_thread` and `beat_at` are written by the deciding thread only."""
 
     service: StartStop
     name: str
@@ -168,6 +173,13 @@ class Runner:
         event = known.get("stopping")
         return event if type(event) is threading.Event and "stop" not in known else None
 
+    @property
+    def has_thread(self) -> bool:
+        """Whether its `start()` or `stop()` runs. Any thread."""
+        thread = self.thread
+        runs = thread is not None and not self.ended and thread.is_alive()
+        return runs or self.stop_thread is not None
+
     def announce(self, ready: bool) -> None:
         """What `mark_ready` and `mark_not_ready` come to. Any thread."""
         self.host.post(self.host.on_announced, self, ready)
@@ -177,6 +189,14 @@ class Runner:
         self.beat_at = self.host.now()
         if self.stalled:
             self.host.post(self.host.on_recovered, self)
+
+    def wants_details(self) -> bool:
+        """Whether anybody reads of each start and stop inside of it. Any thread."""
+        return self.host.wants_details()
+
+    def tell(self, event: Event, below: str = "") -> None:
+        """Something happened inside of it; `below` as in `Supervision.emit_part`. Any thread."""
+        self.host.emit_part(self.name, event, below)
 
     def remaining(self) -> float:
         """Seconds until the service is abandoned. Any thread."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 
-from attrs import frozen
+from attrs import define
 
 from servicegroup._options import Options
 from servicegroup.errors import GroupStoppingError
 from servicegroup.service import StartStop
 
 
-@frozen(eq=False, repr=False)
+# Not frozen, though nobody writes to it: to make a frozen one takes twice as long.
+@define(eq=False, repr=False)
 class Entry:
     """One service as it was added."""
 
@@ -57,12 +58,17 @@ class Table:
             self._ids.add(id(service))
 
     def _unique(self, name: str) -> str:
-        unique, number = name, self._names.get(name, 1)
-        while unique in self._names:
+        names = self._names
+        number = names.get(name)
+        if number is None:
+            names[name] = 1
+            return name
+        unique = name
+        while unique in names:
             number += 1
             unique = f"{name}-{number}"
-        self._names[name] = number
-        self._names.setdefault(unique, 1)
+        names[name] = number
+        names[unique] = 1
         return unique
 
     def close_after(self, count: int) -> bool:
@@ -71,10 +77,11 @@ class Table:
             self.closed = self.closed or len(self.entries) <= count
             return self.closed
 
-    def close(self) -> None:
-        """Take no more services."""
+    def close(self) -> bool:
+        """Take no more services; whether any were taken until now."""
         with self.lock:
-            self.closed = True
+            taken, self.closed = not self.closed, True
+            return taken
 
     def reopen(self) -> None:
         """Take services again, for the next run."""

@@ -396,10 +396,10 @@ class ServiceGroup(Composite):
 
         With `last`, the signals stay taken.
         """
-        from servicegroup._exit import REPEAT_SECONDS, leave  # here: a third of a millisecond
-
         signals = Signals(self._signals, self._dump_signal)
         try:
+            from servicegroup._exit import REPEAT_SECONDS, leave  # here: a third of a millisecond
+
             signals.__enter__()
         except ValueError:  # the main thread of another interpreter than the main one
             run.decide()
@@ -495,6 +495,15 @@ class ServiceGroup(Composite):
 
     def _drain(self) -> None:
         self._run.post(self._run.on_drain)
+
+    def _stop_within(self, seconds: float, reason: str) -> None:
+        """`stop()`, with `seconds` for a `shutdown_timeout`, unless that is shorter."""
+        self._run.post(self._run.on_stop, reason, False, seconds)
+
+    @property
+    def _clean_exit(self) -> SystemExit | None:
+        """What the first service raised that called `sys.exit()` without an error code."""
+        return self._run.clean_exit
 
     def _has_thread(self, thread: threading.Thread) -> bool:
         """Whether the end of this group would have to wait for `thread`."""

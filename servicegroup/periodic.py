@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -46,6 +46,10 @@ class Grid:
 class Cron:
     """The ticks of a cron expression, in seconds since the epoch.
 
+    cronsim tells the local times that match; when those are, on days on which the offset changes,
+    is decided here. Its own way takes each change for one of whole hours, and misses ticks where
+    it is half an hour.
+
     Raises:
         ImportError: cronsim is not installed.
         ValueError: the expression is wrong.
@@ -58,22 +62,48 @@ class Cron:
             raise ImportError(
                 "Periodic(cron=...) needs cronsim: pip install servicegroup[cron]"
             ) from error
-        self._expression = expression
         self._zone = zone
-        self._simulate = CronSim
+        self._matches = functools.partial(CronSim, expression)
         try:
-            CronSim(expression, datetime.now(zone))
+            self._matches(datetime.now(zone))
         except (CronSimError, ValueError) as error:  # ValueError: thousands of digits
             raise ValueError(str(error)) from error
+        fields = expression.split()
+        # As Debian's cron: what has no star in its minute or hour is done once on each day.
+        self._once = len(fields) == 5 and not any(field[0] == "*" for field in fields[:2])
 
     def __call__(self, time: float) -> float:
         """The first tick later than `time`; infinity when there is none in 50 years."""
-        after = math.floor(time)
-        for tick in self._simulate(self._expression, datetime.fromtimestamp(after, self._zone)):
-            # In an hour that is repeated cronsim goes by the local time, so by the first of two.
-            if (seconds := tick.timestamp()) > time:
-                return seconds
-        return math.inf
+        now = datetime.fromtimestamp(math.floor(time), self._zone)
+        begin = now.replace(tzinfo=None, fold=0)
+        # What comes twice has its second time still to come while the first one passes.
+        begin -= _offset(now) - _offset(now.replace(fold=1))
+        best = math.inf
+        for match in self._matches(begin):
+            first, *second = self._times_of(match)
+            if first > time:
+                return min(best, first)
+            best = min([best, *(when for when in second if when > time)])
+        return best
+
+    def _times_of(self, local: datetime) -> list[float]:
+        """When it is that time: once as a rule; never, or twice, when the clocks are changed."""
+        first, second = self._both(local)
+        if second < first and not self._once:
+            return [-math.inf]
+        while second < first:  # skipped: the first time that there is after it
+            local += timedelta(minutes=1)
+            first, second = self._both(local)
+        return [first] if self._once else [first, second]
+
+    def _both(self, local: datetime) -> tuple[float, float]:
+        """Equal as a rule; the later one first if that time is skipped."""
+        there = local.replace(tzinfo=self._zone)
+        return there.timestamp(), there.replace(fold=1).timestamp()
+
+
+def _offset(there: datetime) -> timedelta:
+    return there.utcoffset() or timedelta()
 
 
 class Plan:

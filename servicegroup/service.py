@@ -21,6 +21,7 @@ from typing import (
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from servicegroup.events import Event
     from servicegroup.report import ServiceStatus
     from servicegroup.restart import Restart
 
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
         def remaining(self) -> float: ...
 
         def beat(self) -> None: ...
+
+        def wants_details(self) -> bool: ...
+
+        def tell(self, event: Event, below: str = "") -> None: ...
 
 
 class Composite:

@@ -165,9 +165,11 @@ class Child:
         """The lines of /proc/<pid>/task/*/status that begin with `name`, of all its threads."""
         found = []
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith(name):
-                    found.append(line)
+            try:
+                text = (task / "status").read_text()
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
+                continue
+            found += [line for line in text.splitlines() if line.startswith(name)]
         return found
 
     def _gulp(self, seconds: float) -> bool:

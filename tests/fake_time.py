@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from servicegroup import ServiceGroup
 from servicegroup._mailbox import Mailbox, Message
@@ -14,10 +15,25 @@ from servicegroup._mailbox import Mailbox, Message
 PATIENCE = 10.0  # seconds of real time, for what should take none
 
 
+class Sleeper(Protocol):
+    """What goes by a `FakeClock`, besides the mailboxes.
+
+    Attributes:
+        until: when it wakes by itself; None: never, or it does not sleep.
+    """
+
+    @property
+    def until(self) -> float | None: ...
+
+    def moved(self) -> None:
+        """The clock has moved."""
+
+
 class FakeClock:
     """Time stands still until `advance`."""
 
     def __init__(self) -> None:
+        self.sleepers: list[Sleeper] = []
         self.time = 1000.0
         self.moves = 0
         self.moved = threading.Condition()
@@ -27,6 +43,8 @@ class FakeClock:
             self.time += seconds
             self.moves += 1
             self.moved.notify_all()
+        for sleeper in tuple(self.sleepers):
+            sleeper.moved()
 
 
 class FakeMailbox(Mailbox):
@@ -111,14 +129,22 @@ def running(group: ServiceGroup) -> Iterator[ServiceGroup]:
                 yield from running(entry.service)
 
 
-def pass_time(group: ServiceGroup, clock: FakeClock, quiet: Callable[[], bool]) -> None:
-    """From deadline to deadline until the group has ended; between them, wait for `quiet`."""
+def pass_time(
+    group: ServiceGroup, clock: FakeClock, quiet: Callable[[], bool], end: float = math.inf
+) -> None:
+    """From deadline to deadline until the group has ended; between them, wait for `quiet`.
+
+    No further than `end`.
+    """
     while True:
         wait_until(lambda: group._run.over.is_set() or quiet(), "quiet")
-        if group._run.over.is_set():
+        if group._run.over.is_set() or clock.time >= end:
             return
-        until = min(
-            (mailbox_of(one).until or math.inf for one in running(group)), default=clock.time
-        )
+        groups = list(running(group))
+        if not groups:
+            continue  # it has ended just now
+        deadlines = [mailbox_of(one).until for one in groups]
+        deadlines += [sleeper.until for sleeper in tuple(clock.sleepers)]
+        until = min([end, *(when for when in deadlines if when is not None)])
         assert until != math.inf, f"{group} waits for ever: {group.status()}"
         clock.advance(max(until - clock.time, 0.0))

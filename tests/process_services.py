@@ -11,9 +11,10 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from servicegroup import InProcess, Service, ServiceGroup, with_start
+from servicegroup import InProcess, Restart, Service, ServiceGroup, with_start
 
 log = logging.getLogger("tests.child")
 
@@ -63,10 +64,44 @@ class Wavering(Service):
 
 
 class Picky(Exception):
-    """One that cannot be made again out of its `args`."""
+    """One that cannot be made again by calling it with its `args`."""
 
-    def __init__(self, one: object, other: object) -> None:
+    def __init__(self, one: object, *, other: object) -> None:
         super().__init__(f"{one} and {other}")
+        self.one = one
+
+
+class PickyOS(OSError):
+    """The same with what `OSError` has besides."""
+
+    def __init__(self, *, path: str) -> None:
+        super().__init__(2, "not there", path)
+
+
+class Liar(Exception):
+    """One that knows how to be made again, and is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Liar, ()
+
+
+class Wordy(str):
+    """A word that no other process is to know."""
+
+
+class Awkward(Exception):
+    """One whose message and notes are not what they should be."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.Lock())
+        notes: list[object] = [Mute(), Wordy("a note"), 3]
+        vars(self)["__notes__"] = notes
+
+    def __str__(self) -> str:
+        return Wordy("awkward")
 
 
 class Unpicklable(Exception):
@@ -75,6 +110,13 @@ class Unpicklable(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.lock = threading.Lock()
+
+
+def mixed() -> ExceptionGroup:
+    """A group of one that can be sent and one that cannot."""
+    error = ExceptionGroup("mixed", [ConnectionError("lost"), Unpicklable("held")])
+    error.add_note("a note")
+    return error
 
 
 class Raising(Service):
@@ -271,3 +313,88 @@ def logging_badly() -> Service:
         log.warning("%d", "no number")
 
     return with_start(start)
+
+
+class Dying(Service):
+    """Logs more than the socket holds, and is gone."""
+
+    def start(self) -> None:
+        for number in range(500):
+            log.warning("record %d", number, extra={"padding": "x" * 1000})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Foreign:
+    """What only the child can read; see `logging_of_foreign`."""
+
+
+def logging_of_foreign() -> Service:
+    module = ModuleType("only_in_the_child")
+    sys.modules[module.__name__] = module
+    Foreign.__module__ = module.__name__
+    vars(module)["Foreign"] = Foreign
+
+    def start() -> None:
+        log.warning("with something", extra={"thing": Foreign(), "service": "mine"})
+
+    return with_start(start)
+
+
+class Together(Service):
+    """Its stop takes until as many have been asked to stop as there are."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self.directory = directory
+        self.count = count
+        self.released = threading.Event()
+
+    def start(self) -> None:
+        self.released.wait()
+
+    def stop(self) -> None:
+        (self.directory / str(os.getpid())).touch()
+        while len(list(self.directory.iterdir())) < self.count:
+            time.sleep(0.002)
+        self.released.set()
+
+
+class FailingOnce(Service):
+    """Fails at its first start."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def start(self) -> None:
+        self.starts += 1
+        if self.starts == 1:
+            raise ConnectionError("the first time")
+        self.mark_ready()
+        self.stopping.wait()
+
+
+def group_with_restart() -> ServiceGroup:
+    group = ServiceGroup(name="inner")
+    group.add(FailingOnce(), name="one", ready_when="announced", on_failure=Restart(delay=0.01))
+    return group
+
+
+class Beating(Service):
+    """Gives heartbeats but for those of its processes whose file is there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def start(self) -> None:
+        while self.sleep(0.002):
+            if not (self.directory / str(os.getpid())).exists():
+                self.heartbeat()
+
+
+class Silent(Service):
+    """Watched for heartbeats by its own will, and gives none."""
+
+    heartbeat_timeout = 0.05
+    on_stall = "fail"
+
+    def start(self) -> None:
+        self.stopping.wait()

@@ -19,20 +19,30 @@ class Desk:
     """Where a thread of a scripted service waits for what it is told to do."""
 
     def __init__(self) -> None:
-        self.parked = False
+        self.waits = False
         self._commands: SimpleQueue[Command] = SimpleQueue()
 
+    @property
+    def listens(self) -> bool:
+        """Whether it is there to be told."""
+        return self.waits
+
+    @property
+    def parked(self) -> bool:
+        """Whether nothing happens until it is told, or time passes."""
+        return self.listens
+
     def tell(self, command: Command) -> None:
-        self.parked = False
+        self.waits = False
         self._commands.put(command)
 
     def work(self) -> None:
         """Do as told until told to leave; what a command raises, this raises."""
         while True:
             if self._commands.empty():
-                self.parked = True
+                self.waits = True
             command = self._commands.get()
-            self.parked = False
+            self.waits = False
             if command == "leave":
                 return
             assert callable(command)
@@ -52,24 +62,29 @@ class Plain:
     def start(self) -> None:
         self.trace.append(("start", self.name))
         try:
-            self.in_start.work()
+            self.work()
         except BaseException:
             self.trace.append(("raised", self.name))
             raise
         self.trace.append(("returned", self.name))
 
+    def work(self) -> None:
+        self.in_start.work()
+
     def stop(self) -> None:
         self.trace.append(("stop", self.name))
         if self.on_stop == "hang":
             self.in_stop.work()
+        if self.on_stop != "ignore":
+            failure = ValueError(f"end of {self.name}")
+            self.end(fail_with(failure) if self.on_stop == "fail" else "leave")
         if self.on_stop == "raise":
-            self.in_start.tell("leave")
             raise OSError(f"stop of {self.name}")
-        if self.on_stop == "fail":
-            self.in_start.tell(fail_with(ValueError(f"end of {self.name}")))
-        if self.on_stop == "obey":
-            self.in_start.tell("leave")
         self.trace.append(("stopped", self.name))
+
+    def end(self, command: Command) -> None:
+        """What its `stop()` does to end its `start()`."""
+        self.in_start.tell(command)
 
     def free(self) -> None:
         """Let its threads end, however it was told to behave."""
@@ -103,7 +118,7 @@ class ByEvent(Service):
 
     def start(self) -> None:
         self.trace.append(("start", self.name))
-        self.in_start.parked = True
+        self.in_start.waits = True
         self.stopping.wait()
         self.trace.append(("stop", self.name))
         self.trace.append(("stopped", self.name))

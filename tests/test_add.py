@@ -7,6 +7,7 @@ import functools
 import math
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -322,3 +323,34 @@ def test_repr_names_the_group_and_its_state() -> None:
     group = ServiceGroup(name="app")
     group.add(Worker())
     assert repr(group) == "<ServiceGroup 'app': new, 1 services>"
+
+
+def test_services_added_by_several_threads_keep_each_its_own_options() -> None:
+    class Short(Service):
+        stop_timeout = 1.0
+
+        def start(self) -> None: ...
+
+    class Long(Short):
+        stop_timeout = 2.0
+
+    def add(kind: type[Service]) -> None:
+        ready.wait(20)
+        for _ in range(2000):
+            group.add(kind())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            group, ready = ServiceGroup(), threading.Barrier(2)
+            threads = [threading.Thread(target=add, args=(kind,)) for kind in (Short, Long)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for entry in group._table.entries:
+                assert isinstance(entry.service, Service)
+                assert entry.options.stop_timeout == entry.service.stop_timeout
+    finally:
+        sys.setswitchinterval(interval)

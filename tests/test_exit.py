@@ -279,7 +279,7 @@ def test_hung_service_leaves_the_others_time_to_stop() -> None:
                 time.sleep(0.05)
                 super().stop()
 
-        group = ServiceGroup(shutdown_timeout=4, stop_timeout=300)
+        group = ServiceGroup(shutdown_timeout=6, stop_timeout=300)
         group.subscribe(tell)
         for name in "abc":
             group.add(Unhurried(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -535,6 +536,19 @@ def test_the_first_exit_code_that_is_not_zero_goes_on_from_the_failures(
     assert isinstance(raised[0].__cause__, ServiceGroupError)
     assert group._run.report is not None
     assert group._run.report.exit_code == 4
+
+
+def test_a_start_that_failed_before_there_was_a_thread_may_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = ServiceGroup()
+    group.add(with_start(lambda: None))
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "servicegroup._exit", None)
+        with pytest.raises(ImportError):
+            group.start()
+    assert group.state is GroupState.STOPPED
+    assert group.start().exit_code == 0
 
 
 def test_a_group_with_an_abandoned_thread_cannot_start_again_until_it_ends(

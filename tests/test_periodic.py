@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -12,12 +13,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from servicegroup import Periodic, ServiceGroup, ServiceGroupError
+from servicegroup import Periodic, Restart, ServiceGroup, ServiceGroupError
 from servicegroup.periodic import LOOK, SHORTEST, Cron, Grid
-from tests.fake_time import wait_until
+from tests.child import Child
+from tests.fake_time import FakeClock, fake_time_group, pass_time, wait_until
+from tests.scripted import end, is_quiet, run_in_thread
+from tests.scripted_kinds import Scheduled
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600.0
@@ -148,6 +152,37 @@ def test_a_machine_that_slept_runs_once_when_it_wakes(missed: str) -> None:
     world = World()
     world.script = {0: lambda: world.pass_time(44)}  # the wait for 30 ends at 74
     assert world.runs(every=30, missed=missed) == [0, 74, 90]
+
+
+@given(
+    every=st.integers(1, 50),
+    takes=st.lists(st.integers(0, 120), max_size=8),
+    missed=st.sampled_from(["skip", "once"]),
+    until=st.integers(1, 500),
+)
+def test_each_tick_is_kept_or_missed_and_nothing_runs_twice_at_once_or_after_the_stop(
+    every: int, takes: list[int], missed: str, until: int
+) -> None:
+    world = World(until=until)
+    runs: list[tuple[float, float]] = []
+    left = iter(takes)
+
+    def fn() -> None:
+        begin = world.mono - 1000
+        world.pass_time(next(left, 0))
+        runs.append((begin, world.mono - 1000))
+        if world.mono > world.until:
+            service.stop()
+
+    service = world.periodic(fn, every=every, missed=missed)
+    service.start()
+    expected = 0.0
+    for begin, ended in runs:
+        assert begin == expected <= until
+        tick = (begin // every + 1) * every  # the first one after the run began
+        late = ended if missed == "once" else (ended // every + 1) * every
+        expected = tick if ended <= tick else late
+    assert expected > until or runs[-1][1] > until
 
 
 def test_two_runs_never_overlap() -> None:
@@ -368,6 +403,111 @@ DST = [
 @pytest.mark.parametrize(("start", "expression", "expected"), DST)
 def test_days_on_which_the_offset_changes(start: str, expression: str, expected: list[str]) -> None:
     assert local(start, BERLIN, expression, len(expected)) == expected
+
+
+HOWE = ZoneInfo("Australia/Lord_Howe")
+
+# There, 02:00 becomes 01:30 on 2026-04-05 and 02:00 becomes 02:30 on 2026-10-04.
+HALF_AN_HOUR = [
+    # A repeated local time: the first of the two; what lies beside it is as on any day.
+    ("2026-04-04T12:00", "45 1 * * *", ["04-05 01:45:00+11", "04-06 01:45:00+10"]),
+    ("2026-04-04T12:00", "15,30 1 * * *", ["04-05 01:15:00+11", "04-05 01:30:00+11"]),
+    ("2026-04-04T12:00", "0 2 * * *", ["04-05 02:00:00+10", "04-06 02:00:00+10"]),
+    # A skipped local time: at the first that there is; all that is skipped: once.
+    ("2026-10-03T12:00", "15 2 * * *", ["10-04 02:30:00+11", "10-05 02:15:00+11"]),
+    (
+        "2026-10-03T12:00",
+        "0,15,45 2 * * *",
+        ["10-04 02:30:00+11", "10-04 02:45:00+11", "10-05 02:00:00+11"],
+    ),
+    # What runs every so often goes on so, and goes on to be at its minute.
+    (
+        "2026-04-05T01:30",
+        "*/15 * * * *",
+        ["04-05 01:45:00+11", "04-05 01:30:00+10", "04-05 01:45:00+10", "04-05 02:00:00+10"],
+    ),
+    (
+        "2026-04-05T01:00",
+        "45 * * * *",
+        ["04-05 01:45:00+11", "04-05 01:45:00+10", "04-05 02:45:00+10"],
+    ),
+    ("2026-10-04T01:00", "0 * * * *", ["10-04 03:00:00+11", "10-04 04:00:00+11"]),
+    ("2026-04-05T00:00", "0 */4 * * *", ["04-05 04:00:00+10", "04-05 08:00:00+10"]),
+    ("2026-10-04T00:00", "0 */4 * * *", ["10-04 04:00:00+11", "10-04 08:00:00+11"]),
+    ("2026-10-04T00:00", "0 0-23 * * *", ["10-04 01:00:00+10", "10-04 02:30:00+11"]),
+    # Six fields: no special care, and the hours after the change are not lost.
+    ("2026-04-05T00:00", "0 45 1 * * *", ["04-05 01:45:00+11", "04-05 01:45:00+10"]),
+    ("2026-10-04T00:00", "0 15 2 * * *", ["10-05 02:15:00+11"]),
+    ("2026-10-04T00:00", "0 0 4 * * *", ["10-04 04:00:00+11"]),
+]
+
+
+@pytest.mark.parametrize(("start", "expression", "expected"), HALF_AN_HOUR)
+def test_days_on_which_the_offset_changes_by_half_an_hour(
+    start: str, expression: str, expected: list[str]
+) -> None:
+    assert local(start, HOWE, expression, len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("2026-04-04T14:00", ["04 14:45:00", "04 15:15:00", "04 16:15:00"]),
+        ("2026-10-03T14:00", ["03 14:15:00", "03 15:15:00", "03 15:45:00", "03 16:45:00"]),
+    ],
+)
+def test_a_schedule_runs_through_a_change_of_half_an_hour(start: str, expected: list[str]) -> None:
+    world = World(at(start), 2.8 * HOUR)
+    runs = world.local_runs(cron="45 * * * *", timezone="Australia/Lord_Howe")
+    assert runs == expected
+
+
+CHANGES = st.sampled_from(
+    [
+        ("Australia/Lord_Howe", "2026-04-04T15:00"),
+        ("Australia/Lord_Howe", "2026-10-03T15:30"),
+        ("Europe/Berlin", "2026-03-29T01:00"),
+        ("Europe/Berlin", "2026-10-25T01:00"),
+        ("Antarctica/Troll", "2026-03-29T01:00"),  # by two hours
+        ("Antarctica/Troll", "2026-10-25T01:00"),
+        ("Pacific/Apia", "2011-12-30T10:00"),  # by a day
+        ("Asia/Kathmandu", "1985-12-31T18:30"),  # by a quarter
+    ]
+)
+STEPS = st.sampled_from(["*", "*/2", "*/15", "*/20", "0", "15", "30", "45", "0,50", "10-40/10"])
+HOURS = st.sampled_from(["*", "*/2", "*/4", "0", "1", "2", "3", "1,2", "0-23", "1-4"])
+
+
+@settings(deadline=None)
+@given(change=CHANGES, minute=STEPS, hour=HOURS, begin=st.integers(-300, 300), six=st.booleans())
+def test_around_a_change_each_tick_is_where_a_look_at_each_minute_finds_it(
+    change: tuple[str, str], minute: str, hour: str, begin: int, six: bool
+) -> None:
+    zone = ZoneInfo(change[0])
+    time = at(change[1]) + 60 * begin
+    ticks = Cron(f"{'0 ' if six else ''}{minute} {hour} * * *", zone)
+    once = not (six or minute[0] == "*" or hour[0] == "*")
+    at_utc = Cron(f"{minute} {hour} * * *", UTC)  # so without any changes
+
+    def matches(local: datetime) -> bool:
+        when = local.replace(tzinfo=UTC).timestamp()
+        return at_utc(when - 1) == when
+
+    expected, before = [], datetime.fromtimestamp(time, zone)
+    for number in range(1, 600):
+        now = datetime.fromtimestamp(time + 60 * number, zone)
+        shown = [now.replace(tzinfo=None, fold=0)]
+        if once:
+            last = before.replace(tzinfo=None, fold=0)
+            steps = range(1, (shown[0] - last) // timedelta(minutes=1))
+            shown += [last + timedelta(minutes=n) for n in steps]  # what was skipped
+        if any(map(matches, shown)) and not (once and now.fold):
+            expected.append(now.timestamp())
+        before = now
+    found = []
+    while (time := ticks(time)) < before.timestamp():
+        found.append(time)
+    assert found == [tick for tick in expected if tick < before.timestamp()]
 
 
 def test_a_repeated_hour_is_slept_through() -> None:
@@ -605,6 +745,72 @@ def test_a_schedule_begins_anew_with_each_start() -> None:
     service._rearm()
     service.start()
     assert began == [0, 30, 60, 97, 127]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # As at any start: one run at once, and the grid begins there.
+        ({"every": 30.0}, [0, 30, 32, 62, 92]),
+        ({"every": 30.0, "first": "after"}, [30, 60, 92]),
+        # The clock began at 00:16:40.
+        ({"cron": "*/5 * * * *"}, [200, 500, 800]),
+        ({"cron": "*/5 * * * *", "first": "now"}, [0, 200, 202, 500, 800]),
+    ],
+)
+def test_one_that_fails_is_restarted_and_its_schedule_begins_anew(
+    options: dict[str, Any], expected: list[float]
+) -> None:
+    clock = FakeClock()
+    runs: list[float] = []
+
+    class Failing(Scheduled):
+        def tick(self) -> None:
+            runs.append(clock.time - 1000)
+            if len(runs) == 2:
+                raise OSError("gone")
+
+    group = fake_time_group(clock)
+    policy = Restart(delay=2.0, jitter=0.0)
+    service = group.add(Failing("job", [], "obey", "", clock, **options), on_failure=policy)
+    thread, raised = run_in_thread(group)
+    try:
+        end_at = clock.time + expected[-1] + 1
+        pass_time(group, clock, lambda: is_quiet(group), end_at)
+        assert runs == expected
+        assert group.status()[0].restarts == 1
+        group.stop()
+        end(group, clock, thread)
+        assert raised == []
+        assert runs == expected
+    finally:
+        service.free()
+
+
+def test_ctrl_c_ends_one_that_runs_in_the_main_thread() -> None:
+    for source, said in (
+        ("service = Periodic(lambda: say('in'), every=1000)", []),
+        ("service = Periodic(run, every=1000, on_error='log')", ["finally"]),
+    ):
+        with Child(
+            """
+            from servicegroup import Periodic
+
+            def run():
+                try:
+                    say("in")
+                    threading.Event().wait()
+                finally:
+                    say("finally")
+            """,
+            source,
+            "service.start()",
+        ) as child:
+            child.wait_for("in")
+            child.send(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+            assert child.said("finally") == said
+            assert child.stderr.endswith("\nKeyboardInterrupt\n")
 
 
 def test_in_a_group_a_failed_run_is_a_failure_of_the_service() -> None:

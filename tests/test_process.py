@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import attrs
 import pytest
 
 from servicegroup import (
@@ -25,11 +27,14 @@ from servicegroup import (
     Service,
     ServiceGroup,
     ServiceGroupError,
+    ServiceStalledError,
     StartTimeoutError,
     State,
     StopTimeoutError,
+    events,
 )
-from servicegroup._child import Failure
+from servicegroup._child import _Beats as Beats
+from servicegroup._child_errors import Failure
 from servicegroup._child_pipe import Frames, Sender, frame
 from servicegroup.process import (
     ChildDiedError,
@@ -99,10 +104,17 @@ def failure(service: InProcess, **options: object) -> Exception:
 def failing(group: ServiceGroup) -> Iterator[list[Exception]]:
     """Run `group` during the block; what its services raised is in the list afterwards."""
     errors: list[Exception] = []
+    of_block: BaseException | None = None
     try:
         with group:
-            yield errors
+            try:
+                yield errors
+            except BaseException as error:
+                of_block = error
+                raise
     except ServiceGroupError as error:
+        if of_block is not None:
+            raise of_block from None
         errors += error.exceptions
     assert errors
 
@@ -271,19 +283,75 @@ def test_an_exception_that_cannot_be_sent_arrives_as_text() -> None:
     assert_from_child(error, "Unpicklable: held")
 
 
-def test_an_exception_that_cannot_be_made_again_arrives_as_text() -> None:
-    error = failure(InProcess(partial(services.Raising, partial(services.Picky, 1, 2))))
-    assert type(error) is ChildError
-    assert str(error) == "tests.process_services.Picky: 1 and 2"
+def test_an_exception_that_wants_other_arguments_arrives_as_it_was() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.Picky, 1, other=2))))
+    assert isinstance(error, services.Picky)
+    assert (str(error), error.one) == ("1 and 2", 1)
     assert_from_child(error, "Picky: 1 and 2")
 
 
-def test_an_exception_without_a_message_can_be_told() -> None:
-    told = Failure.of(services.Mute())
-    assert (told.kind, told.text) == (
-        "tests.process_services.Mute",
-        "(its message cannot be had)",
+def test_an_error_of_the_system_that_wants_other_arguments_arrives_as_it_was() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.PickyOS, path="here"))))
+    assert isinstance(error, services.PickyOS)
+    assert (error.errno, error.strerror, error.filename) == (2, "not there", "here")
+
+
+def test_an_exception_that_is_wrong_about_itself_arrives_as_text() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.Liar, "lies"))))
+    assert type(error) is ChildError
+    assert str(error) == "tests.process_services.Liar: lies"
+
+
+def test_an_exception_with_a_strange_message_and_strange_notes_arrives() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.Awkward))))
+    assert type(error) is ChildError
+    assert str(error) == "tests.process_services.Awkward: awkward"
+    *notes, _ = error.__notes__
+    assert notes == ["(its message cannot be had)", "a note", "3"]
+    assert {type(note) for note in notes} == {str}
+
+
+def test_what_cannot_be_sent_does_not_cost_the_others_of_a_group_their_types() -> None:
+    error = failure(InProcess(partial(services.Raising, partial(services.mixed))))
+    assert isinstance(error, ExceptionGroup)
+    assert error.message == "mixed"
+    assert error.__notes__[0] == "a note"
+    sent, stand_in = error.exceptions
+    assert (type(sent), str(sent)) == (ConnectionError, "lost")
+    assert (type(stand_in), str(stand_in)) == (
+        ChildError,
+        "tests.process_services.Unpicklable: held",
     )
+
+
+def test_an_exception_of_the_main_module_arrives_as_it_was(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""if True:
+        from servicegroup import InProcess, ServiceGroup, with_start
+        class Mine(Exception):
+            pass
+        def fail():
+            raise Mine("from the child")
+        def factory():
+            return with_start(fail)
+        if __name__ == "__main__":
+            group = ServiceGroup()
+            group.add(InProcess(factory))
+            try:
+                group.start()
+            except* Mine as errors:
+                print(repr(errors.exceptions[0]), flush=True)
+    """)
+    with Child(f"os.execv(sys.executable, [sys.executable, {str(script)!r}])") as child:
+        assert child.end() == 0, child.stderr
+        assert child.lines == ["Mine('from the child')"]
+
+
+def test_an_exception_that_the_parent_cannot_read_arrives_as_text() -> None:
+    told = attrs.evolve(Failure.of(services.Mute()), pickled=pickle.dumps(services.Mute)[:-4])
+    error = told.error()
+    assert type(error) is ChildError
+    assert str(error) == "tests.process_services.Mute: (its message cannot be had)"
 
 
 def test_an_exit_does_not_hide_a_failure() -> None:
@@ -511,7 +579,7 @@ def test_what_is_not_ready_in_time_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_end_with_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servicegroup.process.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("servicegroup._child_worker.LINGER_SECONDS", 0.3)
     error = failure(InProcess(services.lingering))
     assert isinstance(error, ChildStopTimeoutError)
     assert error.signal == signal.SIGTERM
@@ -528,7 +596,7 @@ def test_a_process_that_does_not_end_after_its_stop() -> None:
 # -- several --------------------------------------------------------------------------------------
 
 
-def test_workers_are_parts_and_stop_in_reverse_order(tmp_path: Path) -> None:
+def test_workers_are_parts(tmp_path: Path) -> None:
     service = InProcess(partial(services.Numbered, tmp_path), workers=2, name="crew")
     group = ServiceGroup(signals=())
     group.add(service)
@@ -539,10 +607,18 @@ def test_workers_are_parts_and_stop_in_reverse_order(tmp_path: Path) -> None:
         assert [part.name for part in status.parts] == ["crew/1", "crew/2"]
         assert [part.state for part in status.parts] == [State.RUNNING] * 2
         assert all(part.ready for part in status.parts)
-    assert notes_of(tmp_path / "stops") == [str(pid) for pid in reversed(pids)]
+    assert sorted(notes_of(tmp_path / "stops")) == sorted(map(str, pids))
     [status] = group.status()
     assert [part.state for part in status.parts] == [State.STOPPED] * 2
     assert all(part.seconds_to_stop is not None for part in status.parts)
+
+
+def test_workers_are_asked_to_stop_all_at_once(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(partial(services.Together, tmp_path, 3), workers=3))
+    with group:
+        pass
+    assert [part.state for part in group.status()[0].parts] == [State.STOPPED] * 3
 
 
 def test_when_one_worker_fails_all_are_stopped(tmp_path: Path) -> None:
@@ -559,7 +635,7 @@ def test_when_one_worker_fails_all_are_stopped(tmp_path: Path) -> None:
         "in service 'crew/2', while running",
         "in service 'crew', while running",
     ]
-    assert notes_of(tmp_path / "stops") == [str(third), str(first)]
+    assert sorted(notes_of(tmp_path / "stops")) == sorted(map(str, [first, third]))
     [status] = group.status()
     states = [part.state for part in status.parts]
     assert states == [State.STOPPED, State.FAILED, State.STOPPED]
@@ -578,7 +654,6 @@ def test_when_all_workers_fail_all_of_it_is_told() -> None:
 
 
 def test_a_worker_that_hangs_leaves_the_others_their_stop(tmp_path: Path) -> None:
-    # The last is asked first, and is the one that hangs.
     service = InProcess(partial(services.Numbered, tmp_path), workers=2)
     group = ServiceGroup(signals=(), stop_timeout=1.0)
     group.add(service)
@@ -654,6 +729,152 @@ def test_a_record_that_cannot_be_read_is_told(
     finally:
         logger.removeFilter(refuse)
     assert "a log record of service 'child' is lost" in capsys.readouterr().err
+
+
+def test_the_last_records_of_a_dying_child_arrive(caplog: pytest.LogCaptureFixture) -> None:
+    error = failure(InProcess(services.Dying))
+    assert isinstance(error, ChildDiedError)
+    assert error.signal == signal.SIGKILL
+    lines = [r.getMessage() for r in caplog.records if r.name == "tests.child"]
+    assert lines == [f"record {number}" for number in range(500)]
+
+
+def test_what_the_parent_cannot_read_does_not_cost_the_record(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcome(InProcess(services.logging_of_foreign))
+    [record] = (record for record in caplog.records if record.name == "tests.child")
+    assert record.getMessage() == "with something"
+    assert not hasattr(record, "thing")
+
+
+def test_what_a_nested_group_does_in_the_child_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    group = ServiceGroup(name="shop", signals=())
+    group.add(InProcess(services.group_with_restart), name="child")
+    with caplog.at_level(logging.INFO), group:
+        pass
+    told = [record for record in caplog.records if vars(record).get("pid")]
+    for words in ("child/one: restart 1 in", "child/one: ready", "shop/child: stopped"):
+        assert [record for record in told if words in record.getMessage()], words
+    assert {vars(record)["service"] for record in told} == {"child", "child/one"}
+    # What the outer group knows itself is said once.
+    lines = [record.getMessage() for record in caplog.records]
+    for words in ("shop: ready", "shop: child: ready", "shop: child: stopped", "shop: stopped"):
+        assert len([line for line in lines if line.startswith(words)]) == 1, (words, lines)
+
+
+# -- heartbeats -----------------------------------------------------------------------------------
+
+
+def stalls(group: ServiceGroup) -> list[str]:
+    """What of stalls is told of `group`, from now on."""
+    told: list[str] = []
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, (events.ServiceStalled, events.ServiceRecovered)):
+            told.append(type(event).__name__)
+
+    group.subscribe(tell)
+    return told
+
+
+def test_heartbeats_in_the_child_count(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    service = group.add(
+        InProcess(partial(services.Beating, tmp_path)), name="child", heartbeat_timeout=1.0
+    )
+    told = stalls(group)
+    with group:
+        runner = group._run._runners[0]
+        begun = runner.beat_at
+        wait_for(lambda: runner.beat_at > begun + 1.2)
+        assert told == []
+        silence = tmp_path / str(service.pids[0])
+        silence.touch()
+        wait_for(lambda: told)
+        assert group.status()[0].stalled
+        silence.unlink()
+        wait_for(lambda: len(told) == 2)
+        assert not group.status()[0].stalled
+    assert told == ["ServiceStalled", "ServiceRecovered"]
+
+
+def test_one_silent_worker_is_a_silent_service(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    service = group.add(
+        InProcess(partial(services.Beating, tmp_path), workers=2),
+        heartbeat_timeout=1.0,
+        on_stall="fail",
+    )
+    with failing(group) as errors:
+        runner = group._run._runners[0]
+        begun = runner.beat_at
+        wait_for(lambda: runner.beat_at > begun + 0.3)
+        assert not group.status()[0].stalled
+        (tmp_path / str(service.pids[1])).touch()
+        wait_for(lambda: group.state is GroupState.STOPPED)
+    assert isinstance(errors[0], ServiceStalledError)
+
+
+def test_a_child_that_is_stopped_gives_no_heartbeat(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    service = group.add(InProcess(partial(services.Beating, tmp_path)), heartbeat_timeout=0.3)
+    told = stalls(group)
+    with group:
+        os.kill(service.pids[0], signal.SIGSTOP)
+        wait_for(lambda: told)
+        os.kill(service.pids[0], signal.SIGCONT)
+        wait_for(lambda: "ServiceRecovered" in told)
+
+
+def test_where_a_stalled_service_is_comes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    group = ServiceGroup(signals=())
+    group.add(InProcess(services.deaf), name="child", heartbeat_timeout=0.2, stop_timeout=0.5)
+
+    def where() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if "stalled" in line and "in sleep_on" in line]
+
+    with failing(group):
+        wait_for(where)
+
+
+def test_a_service_in_the_child_may_have_itself_watched() -> None:
+    error = failure(InProcess(services.Silent))
+    assert isinstance(error, ServiceStalledError)
+
+
+def test_a_service_that_has_no_heartbeat_is_refused_in_the_child(tmp_path: Path) -> None:
+    group = ServiceGroup(signals=())
+    service = InProcess(partial(services.group_of_two, tmp_path / "notes"))
+    group.add(service, heartbeat_timeout=1.0)
+    with pytest.raises(ServiceGroupError) as caught, group:
+        pass
+    assert "heartbeat_timeout needs a heartbeat()" in str(caught.value.exceptions[0])
+
+
+def test_heartbeats_are_passed_on_at_once_and_then_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("servicegroup._child.time", SimpleNamespace(monotonic=lambda: now))
+    sent: list[float] = []
+    beats = Beats(lambda message: sent.append(now), 4.0)
+    service = services.Steady()
+    beats.listen(service)
+    assert (beats.pause, sent) == (1.0, [])
+    for _ in range(100):
+        service.heartbeat()
+    assert sent == [100.0]
+    now = 101.0
+    beats.send()  # the thread that looks at it once in a pause
+    beats.send()
+    assert sent == [100.0, 101.0]
+    now = 101.9
+    service.heartbeat()
+    assert sent == [100.0, 101.0]
+    now = 104.0
+    service.heartbeat()
+    beats.send()
+    assert sent == [100.0, 101.0, 104.0]
 
 
 # -- the parent's end, and signals ----------------------------------------------------------------
@@ -859,6 +1080,35 @@ def test_nothing_is_left_of_twenty_children() -> None:
     assert zombies() == []
 
 
+def switches(pids: Iterable[int]) -> int:
+    """How often threads of these processes were put on a processor or taken from it."""
+    statuses = [status for pid in pids for status in Path(f"/proc/{pid}/task").glob("*/status")]
+    lines = [line for status in statuses for line in status.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if "voluntary_ctxt_switches" in line)
+
+
+def test_nothing_wakes_while_nothing_happens() -> None:
+    with Child(
+        PARENT,
+        """
+        group = ServiceGroup()
+        service = group.add(InProcess(services.Steady, workers=2))
+        group.subscribe(tell)
+        group.subscribe(lambda event: say("pids", *service.pids))
+        group.run()
+    """,
+    ) as parent:
+        parent.wait_for("GroupReady")
+        pids = [parent.pid, *map(int, parent.wait_for("pids").split()[1:])]
+        before = -1
+        until = time.monotonic() + PATIENCE
+        while before != (before := switches(pids)):  # they have yet to go to sleep
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        time.sleep(1.0)
+        assert switches(pids) == before
+
+
 def test_when_no_child_can_be_made_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
 
@@ -872,26 +1122,115 @@ def test_when_no_child_can_be_made_nothing_is_left(monkeypatch: pytest.MonkeyPat
     assert descriptors() == before
 
 
-def test_an_interrupted_start_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+INTERRUPTED = """
+    def run(service):
+        try:
+            service.start()
+        except KeyboardInterrupt:
+            say("interrupted")
+        say("left", len(os.listdir("/proc/self/fd")) - before)
+        try:
+            say("child", os.waitpid(-1, os.WNOHANG))
+        except ChildProcessError:
+            say("no child")
+
+    from multiprocessing import resource_tracker
+    from multiprocessing.resource_tracker import _resource_tracker
+    resource_tracker.ensure_running()
+    os.waitpid = lambda pid, flags, waitpid=os.waitpid: (
+        waitpid(pid, flags) if pid != -1 else [
+            waitpid(int(one), flags) for one in
+            open(f"/proc/self/task/{os.getpid()}/children").read().split()
+            if int(one) != _resource_tracker._pid
+        ]
+    )
+    before = len(os.listdir("/proc/self/fd"))
+"""
+
+
+def test_ctrl_c_ends_a_start_without_a_group_and_its_child() -> None:
+    with Child(
+        """
+        os.setpgid(0, 0)
+    """,
+        PARENT,
+        INTERRUPTED,
+        """
+        service = InProcess(services.deaf, workers=2)
+
+        def tell():
+            wait_for(lambda: all(part.ready for part in service._parts()) and service.pids, "up")
+            say("pids", *service.pids)
+
+        thread = threading.Thread(target=tell)
+        thread.start()
+        run(service)
+    """,
+    ) as parent:
+        pids = [int(pid) for pid in parent.wait_for("pids").split()[1:]]
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.end() == 0, parent.stderr
+        assert parent.said("interrupted", "left", "child") == ["interrupted", "left 0", "child []"]
+        assert not any(map(lives, pids))
+
+
+def test_ctrl_c_while_a_child_is_made_leaves_nothing() -> None:
+    with Child(
+        PARENT,
+        INTERRUPTED,
+        """
+        from multiprocessing import util
+
+        def spawn(*args, spawn=util.spawnv_passfds):
+            pid = spawn(*args)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            return pid
+
+        util.spawnv_passfds = spawn
+        run(InProcess(services.deaf))
+    """,
+    ) as parent:
+        assert parent.end() == 0, parent.stderr
+        assert parent.lines == ["interrupted", "left 0", "child []"]
+
+
+def test_a_signals_handler_may_stop_a_start_without_a_group() -> None:
     service = InProcess(services.Steady)
-    before = list(service.pids)
 
-    def interrupt(_self: object) -> None:
-        before.extend(service.pids)
-        raise KeyboardInterrupt
+    def stop_in_the_midst() -> None:
+        with service._lock:  # as a handler that interrupts start() there
+            service.stop()
+            service.drain()
 
-    monkeypatch.setattr("servicegroup.process._Supervisor._wait", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        service.start()
-    [pid] = before
-    assert not lives(pid)
-    assert zombies() == []
+    thread = threading.Thread(target=stop_in_the_midst, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    service.start()
+    assert service.pids == ()
+
+
+def test_a_process_made_elsewhere_does_not_reap_the_child() -> None:
+    service = InProcess(services.Steady)
+    group = ServiceGroup(signals=())
+    group.add(service)
+    with failing(group) as errors:
+        [pid] = service.pids
+        os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        # What multiprocessing does whenever a process is made, and at the end of the program.
+        while group.state is not GroupState.STOPPED:
+            assert multiprocessing.active_children() == []
+    [error] = errors
+    assert isinstance(error, ChildDiedError)
+    assert error.signal == signal.SIGKILL
 
 
 def test_an_exit_code_that_somebody_else_took() -> None:
     service = InProcess(services.Steady)
     group = ServiceGroup(signals=())
     group.add(service)
+    left = descriptors()
     with failing(group) as errors:
         [pid] = service.pids
         before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes it
@@ -900,6 +1239,7 @@ def test_an_exit_code_that_somebody_else_took() -> None:
             wait_for(lambda: group.state is GroupState.STOPPED)
         finally:
             signal.signal(signal.SIGCHLD, before)
+    assert descriptors() == left
     [error] = errors
     assert isinstance(error, ChildDiedError)
     assert "somebody else has taken its exit code" in str(error)
@@ -1019,6 +1359,65 @@ def test_what_a_forked_process_sends_is_dropped() -> None:
     os.close(write)
     assert os.read(read, 1) == b""
     os.close(read)
+
+
+def test_a_message_in_the_midst_of_another_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = os.pipe()
+    sender = Sender(write)
+    inner = [("inner",)]
+    real = os.write
+
+    def interrupted(fd: int, data: memoryview) -> int:
+        if fd == write and inner:
+            sender.send(inner.pop())  # as a signal's handler that logs
+        return real(fd, data[:3] if fd == write else data)
+
+    monkeypatch.setattr("os.write", interrupted)
+    thread = threading.Thread(target=sender.send, args=[("outer",)], daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    monkeypatch.undo()
+    assert not thread.is_alive()
+    assert list(Frames().feed(os.read(read, 65536))) == [("outer",), ("inner",)]
+    os.close(read)
+    os.close(write)
+
+
+def test_a_handler_that_raises_tears_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    sender = Sender(write)
+    real, calls = os.write, [1, 2]
+
+    def interrupted(fd: int, data: memoryview) -> int:
+        if fd == write and calls and calls.pop() == 1:
+            raise KeyboardInterrupt
+        return real(fd, data[:3])
+
+    monkeypatch.setattr("os.write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sender.send(("first",))
+    sender.send(("second",))
+    monkeypatch.undo()
+    assert list(Frames().feed(os.read(read, 65536))) == [("first",), ("second",)]
+    os.close(read)
+    os.close(write)
+
+
+def test_a_dead_child_does_not_end_a_program_that_sigpipe_ends() -> None:
+    with Child("""
+        import socket
+        from servicegroup._child_pipe import Line
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        Line(ours).send(("stop", 1.0))
+        say("alive")
+    """) as child:
+        assert child.end() == 0
+        assert child.lines == ["alive"]
 
 
 def test_large_arguments_come_through() -> None:

@@ -129,7 +129,8 @@ SIGNATURES: list[tuple[Callable[..., object], str]] = [
         """(self, service: A, *, name: str | None = None, ready_when: ReadyWhen | None = None,
         daemon: bool | None = None, start_timeout: float | None = None,
         stop_timeout: float | None = None, on_failure: OnFailure | None = None,
-        on_return: OnReturn | None = None,
+        on_return: OnReturn | None = None, heartbeat_timeout: float | None = None,
+        on_stall: OnStall | None = None,
         expected_on_stop: tuple[type[BaseException], ...] | None = None) -> A""",
     ),
     (

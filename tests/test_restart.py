@@ -261,6 +261,22 @@ def test_a_stop_during_the_pause_ends_it_at_once(clock: FakeClock, trace: Trace)
     assert noted(trace, "a") == ["start", "raised"]
 
 
+def test_a_pause_that_ends_while_the_group_drains_starts_nothing(
+    clock: FakeClock, trace: Trace
+) -> None:
+    group = fake_time_group(clock, drain_delay=5.0)
+    service = group.add(Full("a", trace), on_failure=POLICY)
+    thread, raised = run_in_thread(group)
+    group.wait_ready(20)
+    service.in_start.tell(fail_with(ValueError("boom")))
+    wait_until(lambda: group.status()[0].state is State.BACKING_OFF)
+    group.stop()
+    end(group, clock, thread)
+    assert clock.time == 1005.0
+    assert raised == []
+    assert noted(trace, "a") == ["start", "raised"]
+
+
 def test_a_failure_during_the_stop_is_a_failure(clock: FakeClock, trace: Trace) -> None:
     service = Full("a", trace, "fail")
     group, thread, raised = started(clock, service, on_failure=POLICY)

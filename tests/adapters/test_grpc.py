@@ -65,6 +65,7 @@ def lose_nothing(aio: bool, times: int) -> None:
             assert " cut " not in first.stderr + second.stderr
 
 
+@pytest.mark.slow
 @each_kind
 def test_nobody_who_watches_health_loses_a_call(aio: bool) -> None:
     lose_nothing(aio, 2)
@@ -73,9 +74,10 @@ def test_nobody_who_watches_health_loses_a_call(aio: bool) -> None:
 @pytest.mark.slow
 @each_kind
 def test_nobody_who_watches_health_loses_a_call_at_any_moment(aio: bool) -> None:
-    lose_nothing(aio, 6)  # on each of three interpreters, and two in every run
+    lose_nothing(aio, 3)  # on each of three interpreters, and two in every run
 
 
+@pytest.mark.slow
 @each_kind
 def test_clients_of_the_library_that_go_by_health_lose_no_call(aio: bool) -> None:
     config = {
@@ -156,6 +158,7 @@ def test_an_idle_one_stops_at_once(aio: bool) -> None:
         assert time.monotonic() - at < SOON
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aio", "method", "where"),
     [
