@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from servicegroup import ServiceGroup, ServiceGroupError, events, with_start
 from tests.fake_time import FakeClock, fake_time_group, pass_time, wait_until
 from tests.scripted import ByEvent, Full, Trace, fail_with, is_quiet, run_in_thread
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_events_carry_both_times_the_group_and_what_is_known() -> None:
@@ -196,3 +201,28 @@ def test_a_group_that_took_longer_is_not(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records == []
     ServiceGroup().start()  # nor an empty one
     assert caplog.records == []
+
+
+WITHOUT_LOGGING = """
+import sys
+
+from servicegroup import ServiceGroup, ServiceGroupError, with_start
+
+group = ServiceGroup(name="app")
+group.add(with_start(lambda stopping: stopping.wait()), name="waits")
+with group:
+    pass
+print("logging" in sys.modules)
+group.add(with_start(lambda: 1 / 0), name="fails")
+try:
+    group.start()
+except ServiceGroupError:
+    print("logging" in sys.modules)
+"""
+
+
+def test_a_program_that_does_not_use_logging_is_told_of_failures_and_spared_the_rest() -> None:
+    command = [sys.executable, "-c", WITHOUT_LOGGING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "False\nTrue\n"
+    assert done.stderr.startswith("app: fails: failed while running: ZeroDivisionError(")

@@ -538,6 +538,34 @@ def test_the_first_exit_code_that_is_not_zero_goes_on_from_the_failures(
     assert group._run.report.exit_code == 4
 
 
+def test_a_service_whose_thread_gets_going_late_is_ready_all_the_same(
+    clock: FakeClock, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    claim = Runner.claim
+
+    def late(runner: Runner) -> bool:
+        if threading.current_thread().name == "group/a":
+            gate.wait(20)
+        return claim(runner)
+
+    monkeypatch.setattr(Runner, "claim", late)
+    group = fake_time_group(clock)
+    service = group.add(Full("a", trace))
+    thread, raised = run_in_thread(group)
+    wait_until(lambda: group.state is GroupState.RUNNING)
+    assert group.status()[0].state is State.STARTING
+    assert not group.is_ready
+    gate.set()
+    group.wait_ready(20)
+    assert group.status()[0].state is State.RUNNING
+    wait_until(lambda: service.in_start.parked)
+    group.stop()
+    end(group, clock, thread)
+    assert raised == []
+    assert trace[0] == ("start", "a")
+
+
 def test_a_start_that_failed_before_there_was_a_thread_may_be_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
