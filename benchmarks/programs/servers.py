@@ -81,7 +81,7 @@ def ours(kind: str) -> None:
     else:
         from servicegroup.adapters.aiohttp import AiohttpServer
 
-        server = AiohttpServer(aiohttp_app(), port=0)
+        server = AiohttpServer(aiohttp_app(), port=0, access_log=None)
     group = ServiceGroup()
     group.add(server)
     group.subscribe(lambda event: print(server.port, flush=True) if group.is_ready else None)
