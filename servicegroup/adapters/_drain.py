@@ -11,8 +11,8 @@ log = logging.getLogger("servicegroup.adapters")
 FIRST_WORD = 1.0  # seconds: who has connected and said nothing by then has nothing to say
 CUT_SECONDS = 0.2  # for handlers to notice that their connection was cut
 
-# Seconds before a service is abandoned, for cutting what is left and telling of it;
-# on a machine that is busy. Where there is little time, half of it.
+# Seconds before a service is abandoned, for cutting what is left and telling of it: enough where a
+# machine is busy. Where there is little time, half of it.
 MARGIN = 1.0
 
 

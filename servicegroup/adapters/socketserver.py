@@ -25,8 +25,9 @@ from servicegroup.adapters._drain import (
     seconds_to_drain,
 )
 from servicegroup.service import ReadyWhen, Service
-from servicegroup.sockets import ROUND_TRIP, Endpoint, close, port_of, refuse_new, url_of
+from servicegroup.sockets import BACKLOG, ROUND_TRIP, Endpoint, close, port_of, refuse_new, url_of
 
+ACCEPTS_AT_ONCE = 64  # then it looks whether it is to stop: there may always be one more
 PAUSE_SECONDS = 0.1  # before accepting again when there was no descriptor left
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -74,7 +75,7 @@ class SocketServer(Service):
         setup: Callable[[Any], object] | None = None,
         sock: socket.socket | None = None,
         reuse_port: bool = False,
-        backlog: int = 2048,
+        backlog: int = BACKLOG,
     ) -> None:
         _require_fitting(server_class)
         if not callable(handler):
@@ -99,7 +100,7 @@ class SocketServer(Service):
     def port(self) -> int | None:
         """The port it listens to; None for a Unix socket, or while it does not listen."""
         server = self._server
-        return None if server is None else port_of(server.socket)
+        return None if server is None else server.port
 
     @property
     def url(self) -> str:
@@ -236,6 +237,7 @@ class _Drained(TCPServer):
         self.socket = listener
         self._name_itself(address)
         listener.setblocking(False)
+        self.port = port_of(listener)  # kept, for the listener goes before the last request
         self.url = url_of(listener)
         self.draining = False
         self.over = threading.Event()
@@ -270,12 +272,12 @@ class _Drained(TCPServer):
             selector.register(self.socket, selectors.EVENT_READ)
             while not stopping.is_set():
                 selector.select()
-                if not self._accept_all():
+                if not self._accept(ACCEPTS_AT_ONCE):
                     stopping.wait(PAUSE_SECONDS)
 
-    def _accept_all(self) -> bool:
+    def _accept(self, most: int) -> bool:
         """Accept whoever waits; False: some wait, but the process has no descriptor left."""
-        while True:
+        for _ in range(most):
             try:
                 request, address = self.get_request()
             except BlockingIOError:
@@ -286,6 +288,7 @@ class _Drained(TCPServer):
                     return False
                 continue  # this one has gone already
             self._take(request, address)
+        return True
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
@@ -325,7 +328,7 @@ class _Drained(TCPServer):
         """Accept who waits, close the listener, and wait until all are answered or cut."""
         refuse_new(self.socket)
         time.sleep(ROUND_TRIP)
-        self._accept_all()  # or the kernel would reset those who still wait
+        self._accept(BACKLOG + 1)  # or the kernel would reset those who still wait
         close(self.socket)
         with self._changed:
             self._changed.wait_for(lambda: not self.open or self._given_up)

@@ -132,4 +132,4 @@ def test_no_request_fails_while_two_processes_are_restarted(program: str, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("program", SERVERS)
 def test_no_request_fails_in_many_deploys(program: str, tmp_path: Path) -> None:
-    deploy(tmp_path, program, 3)  # on each of three interpreters
+    deploy(tmp_path, program, 4)  # on each of three interpreters

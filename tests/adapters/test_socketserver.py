@@ -11,7 +11,7 @@ import threading
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -168,6 +168,45 @@ def test_a_bound_socket_is_used_and_closed() -> None:
         assert server.port == port
         assert get(server) == b"hello"
     assert bound.fileno() == -1
+
+
+def test_the_address_is_told_while_the_last_request_is_answered() -> None:
+    class Slow(Hello):
+        def do_GET(self) -> None:
+            entered.set()
+            assert go_on.wait(20)
+            super().do_GET()
+
+    entered, go_on = threading.Event(), threading.Event()
+    server = SocketServer(ThreadingHTTPServer, LOCAL, Slow)
+    group = ServiceGroup()
+    group.add(server)
+    thread = threading.Thread(target=group.start)
+    thread.start()
+    group.wait_ready(20)
+    port = server.port
+    with closing(http.client.HTTPConnection(*address_of(server), timeout=20)) as client:
+        client.request("GET", "/")
+        assert entered.wait(20)
+        group.stop()
+        wait_until(lambda: refused(port))
+        assert (server.port, server.url) == (port, f"http://127.0.0.1:{port}")
+        go_on.set()
+        assert client.getresponse().read() == b"hello"
+    thread.join(20)
+    assert server.port is None
+
+
+def refused(port: int | None) -> bool:
+    with socket.socket() as client:
+        client.settimeout(0.05)
+        try:
+            client.connect(("127.0.0.1", port))
+        except TimeoutError:  # it lets nobody begin, and is about to go
+            return False
+        except ConnectionRefusedError:
+            return True
+        return False
 
 
 # -- again and again ------------------------------------------------------------------------------
