@@ -6,10 +6,12 @@ import math
 import os
 import pickle
 import select
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from servicegroup._child import Job
@@ -112,7 +114,8 @@ class InProcess(Managed, Composite):
                 self._wake = write
             self._workers = workers = tuple(self._new_workers())
             try:
-                self._supervise(workers, wake)
+                with _woken_by_signals(write):
+                    self._supervise(workers, wake)
             finally:
                 # Nothing is left of them, unless this very thread was interrupted.
                 for worker in workers:
@@ -267,6 +270,23 @@ class _Supervisor:
             for worker in at_work:
                 worker.beaten = False
             self._service.heartbeat()
+
+
+@contextmanager
+def _woken_by_signals(fd: int) -> Iterator[None]:
+    """Have signals write to `fd`, if this is a start without a group, on the main thread.
+
+    One that came just before the thread slept, or to another thread, would not wake it.
+    """
+    try:
+        before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    except ValueError:  # another thread, or a subinterpreter
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
 
 def _raise_failures(name: str, workers: tuple[Worker, ...]) -> None:

@@ -1174,6 +1174,30 @@ def test_ctrl_c_ends_a_start_without_a_group_and_its_child() -> None:
         assert not any(map(lives, pids))
 
 
+def test_a_signal_that_another_thread_receives_wakes_a_start_without_a_group() -> None:
+    with Child(
+        PARENT,
+        INTERRUPTED,
+        """
+        service = InProcess(services.deaf, workers=2)
+
+        def interrupt():
+            wait_for(lambda: service.pids and all(part.ready for part in service._parts()), "up")
+            wait_for(asleep, "asleep")
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+        def asleep():
+            status = open(f"/proc/self/task/{os.getpid()}/status").read()
+            return "State:\\tS" in status
+
+        threading.Thread(target=interrupt).start()
+        run(service)
+    """,
+    ) as parent:
+        assert parent.end() == 0, parent.stderr
+        assert parent.lines == ["interrupted", "left 0", "child []"]
+
+
 def test_ctrl_c_while_a_child_is_made_leaves_nothing() -> None:
     with Child(
         PARENT,
