@@ -10,16 +10,23 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import attrs
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest as Asked
+from grpc_health.v1.health_pb2 import HealthCheckResponse as Told
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+LOCAL = ("127.0.0.1", 0)
 PATIENCE = 60.0  # far more than anything here takes
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES}"}
 
@@ -59,6 +66,7 @@ def stream(child: subprocess.Popen[str]) -> IO[str]:
 def start(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, *arguments],
+        cwd=ROOT,
         env={**ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -229,3 +237,118 @@ def test_the_demo_loses_nothing() -> None:
         assert child.wait(PATIENCE) == 0, output
     assert re.search(r"^ +0 requests lost$", output, re.MULTILINE), output
     assert "stopped: first evening, then morning" in output
+
+
+# -- one server each ------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(
+    example: str,
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """An example that serves, and the ports that it named."""
+    path = str(EXAMPLES / f"{example}.py")
+    with start(path, PORT="0", ADMIN_PORT="0") as child:
+        line = ""
+        for line in stream(child):
+            if line.startswith("serving at"):
+                break
+        yield child, [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", line)]
+
+
+def terminate(child: subprocess.Popen[str]) -> str:
+    """What it prints to its end, which is a good one."""
+    child.send_signal(signal.SIGTERM)
+    output = stream(child).read()
+    assert child.wait(PATIENCE) == 0, output
+    assert "exit code 0: SIGTERM" in output
+    assert " cut " not in output
+    return output
+
+
+def request(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        connection.request(method, path)
+        return answer(connection)
+
+
+@pytest.mark.parametrize(
+    ("example", "path", "done"),
+    [
+        ("fastapi_app", "/orders/{}", "order {} is packed"),
+        ("flask_app", "/mails/{}", "mail for {} is sent"),
+    ],
+)
+def test_what_was_taken_is_done_before_the_end(example: str, path: str, done: str) -> None:
+    with serving(example) as (child, (port,)):
+        assert request(port, "/ready")[0] == 200
+        for number in range(20):
+            assert request(port, path.format(number), "POST")[0] == 202
+        output = terminate(child)
+    for number in range(20):
+        assert done.format(number) in output
+
+
+def test_an_endless_answer_ends_whole() -> None:
+    with serving("starlette_app") as (child, (port,)):
+        assert request(port, "/ready") == (200, b"")
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        with closing(client):
+            client.request("GET", "/ticks")
+            response = client.getresponse()
+            assert response.readline() == b"data: tick\n"
+            terminate(child)
+            assert response.read().endswith(b"data: tick\n\n")
+
+
+def test_two_aiohttp_applications_answer() -> None:
+    with serving("aiohttp_app") as (child, (shop, admin)):
+        assert request(shop, "/") == (200, b"hello\n")
+        assert request(admin, "/ready") == (200, b"")
+        assert request(shop, "/ready")[0] == 404
+        terminate(child)
+
+
+def test_a_grpc_server_answers_and_says_when_to_look_away() -> None:
+    with (
+        serving("grpc_app") as (child, (port,)),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        greet: Callable[..., bytes] = channel.unary_unary("/shop.Greeter/Greet")
+        assert greet(b"you", timeout=PATIENCE) == b"hello you"
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its type knows no Watch
+        health = stub.Watch(Asked(service="shop.Greeter"), timeout=PATIENCE)
+        assert next(health).status == Told.SERVING
+        child.send_signal(signal.SIGTERM)
+        assert next(health).status == Told.NOT_SERVING
+        output = stream(child).read()
+        assert child.wait(PATIENCE) == 0, output
+
+
+def test_two_services_are_ten_lines_and_answer() -> None:
+    path = EXAMPLES / "two_services.py"
+    _, _, code = path.read_text().rpartition('"""')
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    with socket.create_server(LOCAL) as first, socket.create_server(LOCAL) as second:
+        ports = [first.getsockname()[1], second.getsockname()[1]]
+    with start(str(path), *map(str, ports)) as child:
+        for port, name in zip(ports, ("docs/servers.md", "examples/demo.py"), strict=True):
+            wait_until_let_in(port, child)
+            found = request(port, f"/{Path(name).name}")
+            assert found == (200, (ROOT / name).read_bytes())
+        terminate(child)
+
+
+def wait_until_let_in(port: int, child: subprocess.Popen[str]) -> None:
+    while child.poll() is None:  # the guard of start() ends it
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
+
+
+def test_an_existing_server_object_is_a_service() -> None:
+    with serving("existing_server") as (child, (port,)):
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}") as server:
+            assert "system.listMethods" in str(server.system.listMethods())
+        terminate(child)

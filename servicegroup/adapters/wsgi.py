@@ -6,6 +6,7 @@ import math
 import socket
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,8 @@ class WsgiServer(Service):
         self._options = {**own, **options, **given}
         Adjustments(**self._options)  # raises ValueError for what it does not know
         self._app = app
+        # Held to wake the server, and to forget it before its descriptors are closed.
+        self._lock = threading.RLock()
         self._server: _Server | None = None
 
     @property
@@ -131,26 +134,29 @@ class WsgiServer(Service):
             raise
         self._server = server
         try:
+            server.task_dispatcher.set_thread_count(server.adj.threads)
             if not self.stopping.is_set():
                 self.mark_ready()
             server.serve(self.stopping)
             limit = seconds_to_drain(self.remaining())
             server.leave(math.inf if limit is None else limit)
         finally:
-            self._server = None
+            with self._lock:
+                self._server = None
             server.end(self.name, min(CUT_SECONDS, self.remaining() / 4))
 
     def drain(self) -> None:
         """Have answers ask their clients to connect anew next time."""
-        if self._server is not None:
-            self._server.draining = True
+        server = self._server
+        if server is not None:
+            server.draining = True
 
     def stop(self) -> None:
         """Stop accepting, answer what was asked, and end. Returns at once; any thread."""
         self.stopping.set()
-        server = self._server
-        if server is not None:
-            server.pull_trigger()
+        with self._lock:
+            if self._server is not None:
+                self._server.pull_trigger()
 
 
 class _Task(WSGITask):
@@ -229,7 +235,7 @@ class _Channel(HTTPChannel):
 
 
 class _Server(BaseWSGIServer):
-    """What is put before waitress' server classes. All but `pull_trigger` is for one thread."""
+    """What is put before waitress' server classes. For one thread."""
 
     channel_class = _Channel
     active_channels: dict[int, _Channel]
@@ -241,27 +247,16 @@ class _Server(BaseWSGIServer):
         self.port = port_of(listener)
         self.url = url_of(listener)
         self._listener = listener
-        self._guard = threading.Lock()
-        self._over = False
-        dispatcher = ThreadedTaskDispatcher()
         where = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app,
             map={},
             _sock=listener,
-            dispatcher=dispatcher,
+            dispatcher=ThreadedTaskDispatcher(),  # whose threads come later, for they may fail
             adj=adjustments,
             sockinfo=where,
             bind_socket=False,
         )
-        dispatcher.set_thread_count(adjustments.threads)
-
-    def pull_trigger(self) -> None:
-        """Wake the loop. Any thread."""
-        # A thread that hung may come when the descriptor is another's by now.
-        with self._guard:
-            if not self._over:
-                super().pull_trigger()
 
     def serve(self, stopping: threading.Event) -> None:
         """Serve until `stopping`, of which `pull_trigger` tells."""
@@ -298,8 +293,11 @@ class _Server(BaseWSGIServer):
             tasks.thread_exit_cv.wait_for(lambda: not tasks.threads, patience)
         tasks.shutdown(timeout=0)
         self._close_listener()
-        with self._guard:
-            self._over = True
+        if tasks.threads:
+            # One that hangs may wake the loop yet, by a descriptor that must not be another's then.
+            # So it is closed after that thread; and never at the exit, during which threads run on.
+            weakref.finalize(self, self.trigger.close).atexit = False
+        else:
             self.trigger.close()
         if left:
             log_cut(name, texts, [stack_of(channel.thread) for channel in left])
@@ -308,7 +306,8 @@ class _Server(BaseWSGIServer):
         wasyncore.loop(timeout, self.adj.asyncore_use_poll, self._map, count=1)
 
     def _accept_all(self) -> None:
-        while True:
+        # As many as can have waited: nobody keeps others from coming to a Unix socket.
+        for _ in range(self.adj.backlog + 1):
             try:
                 connection, address = self._listener.accept()
                 self.set_socket_options(connection)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import http.client
 import importlib
 import logging
+import os
+import select
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,12 +20,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waitress.task import ThreadedTaskDispatcher
 
 from servicegroup import ServiceGroup
 from servicegroup.adapters.wsgi import WsgiServer, _Channel
 from tests.adapters.bare import refused_to_nobody, serving
 from tests.adapters.test_http_servers import receive_all
-from tests.adapters.web import PATIENCE, Web, is_free
+from tests.adapters.web import PATIENCE, ROOT, Web, is_free
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -280,6 +285,128 @@ def test_all_in_flight_are_named_and_a_hung_thread_that_comes_late_does_no_harm(
     assert tasks() == []
 
 
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/dev/fd"))
+
+
+def test_a_hung_thread_that_wakes_the_loop_late_writes_to_nobody_elses_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        entered.set()
+        go_on.wait()
+        raise SystemExit  # after which the loop is woken in any case
+
+    # The log would keep the traceback, and with it the server.
+    monkeypatch.setattr(logging.getLogger("waitress"), "disabled", True)
+    before = descriptors()
+    server = WsgiServer(app, port=0, threads=1)
+    group = ServiceGroup(stop_timeout=0.5)
+    group.add(server)
+    with group:
+        assert server.port is not None
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        client.request("GET", "/")
+        assert entered.wait(PATIENCE)
+    client.close()
+    (thread,) = tasks()
+    others = [one for _ in range(10) for one in socket.socketpair()]
+    go_on.set()
+    thread.join(PATIENCE)
+    assert select.select(others, [], [], 0)[0] == []
+    for one in others:
+        one.close()
+    assert descriptors() == before
+
+
+LATE = """
+import atexit, select, socket, threading
+entered, go_on = threading.Event(), threading.Event()
+
+@atexit.register  # before the server had a reason to do the same, so it is called after that
+def last():
+    (thread,) = (one for one in threading.enumerate() if one.name.startswith("waitress-"))
+    others = [one for _ in range(10) for one in socket.socketpair()]
+    go_on.set()
+    thread.join()
+    print("written:", len(select.select(others, [], [], 0)[0]))
+
+from servicegroup import ServiceGroup
+from servicegroup.adapters.wsgi import WsgiServer
+
+def app(environ, start_response):
+    entered.set()
+    go_on.wait()
+    raise SystemExit
+
+server = WsgiServer(app, port=0, threads=1)
+group = ServiceGroup(stop_timeout=0.5)
+group.add(server)
+with group:
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    entered.wait()
+"""
+
+
+def test_nor_does_it_while_the_process_ends() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", LATE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (child.returncode, child.stdout) == (0, "written: 0\n"), child.stderr
+
+
+def test_on_a_unix_socket_without_end_of_clients_only_those_who_waited_are_accepted(
+    tmp_path: Path,
+) -> None:
+    class Listener(socket.socket):
+        come = 0
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if server.stopping.is_set() and self.come < 100:
+                self.come += 1  # another one, each time
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(path))
+            return super().accept()
+
+    path = tmp_path / "web.sock"
+    listener = Listener(socket.AF_UNIX)
+    listener.bind(str(path))
+    server = WsgiServer(hello, sock=listener, backlog=3)
+    with serving(server):
+        pass
+    assert listener.come == 4
+
+
+def test_a_start_without_enough_threads_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = ThreadedTaskDispatcher.start_new_thread
+
+    # Any: of waitress, which has no types.
+    def start_one(self: Any, target: Any, number: int) -> None:
+        if number == 1:
+            raise RuntimeError("can't start new thread")
+        start(self, target, number)
+
+    monkeypatch.setattr(ThreadedTaskDispatcher, "start_new_thread", start_one)
+    before = descriptors()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        WsgiServer(hello, port=0).start()
+    for thread in tasks():
+        thread.join(PATIENCE)
+    assert descriptors() == before
+    assert tasks() == []
+
+
 def test_a_start_that_fails_leaves_no_socket_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     def pipe() -> tuple[int, int]:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -307,11 +434,8 @@ def test_what_comes_late_or_goes_early_does_no_harm() -> None:
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     with serving(server := WsgiServer(hello, sock=listener)):
-        inner = server._server
-        assert inner is not None
         assert ask(server.port) == (200, b"hello")
         listener.gone = 2
-    inner.pull_trigger()  # whose descriptor is closed
     channel = SimpleNamespace(socket=listener)
     _Channel.hang_up(channel)  # type: ignore[arg-type]  # what of it is used
 
