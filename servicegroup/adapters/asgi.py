@@ -351,14 +351,23 @@ class _Limited(_Late):
     cycle: Any
     transport: Any
     send_400_response: Callable[[str], None]
-    _begun = 0  # bytes of a request whose headers are not complete
+    _counted: object = None  # the scope of a request whose headers are not complete
+    _begun = 0  # bytes of it
 
     def data_received(self, data: bytes) -> None:
+        # Each request comes by here, and few are not complete: so this is all for the others.
         super().data_received(data)
         cycle = self.cycle
-        if cycle is not None and cycle.scope is self.scope:
-            self._begun = 0
-        elif self.scope is not None:
-            self._begun += len(data)
-            if self._begun > HEADER_BYTES and not self.transport.is_closing():
-                self.send_400_response("Request headers too large.")
+        if cycle is None or cycle.scope is not self.scope:
+            self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        if self.scope is None:
+            return
+        if self._counted is not self.scope:
+            # What came with its beginning may have been of the request before.
+            self._counted, self._begun = self.scope, 0
+            return
+        self._begun += size
+        if self._begun > HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("Request headers too large.")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 HEALTH = f"/{health.SERVICE_NAME}/"
 FOREVER = threading.TIMEOUT_MAX
+METHODS_KEPT = 1_000  # a server may take any name, and clients any number of them
 TELLERS = 4  # threads, while draining, that tell clients of it
 
 ServerT = TypeVar("ServerT")
@@ -331,16 +332,18 @@ class _Calls(grpc.ServerInterceptor):
 
     def __init__(self) -> None:
         self.open: set[_Call] = set()
-        self._changed = threading.Condition()  # guards them
+        self._guard = threading.Lock()  # of them; each call takes it, and a condition is slower
+        self._none_open = threading.Condition(self._guard)
+        self._made: dict[str, tuple[Handler, Handler]] = {}
 
     def wait(self, until: float) -> None:
         """Wait until there are none, or it is `until` by the monotonic clock."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self.open, max(0.0, until - time.monotonic()))
+        with self._none_open:
+            self._none_open.wait_for(lambda: not self.open, max(0.0, until - time.monotonic()))
 
     def handlers(self) -> int:
         """How many are at work."""
-        with self._changed:
+        with self._guard:
             return sum(call.thread is not None for call in self.open)
 
     def intercept_service(
@@ -349,9 +352,18 @@ class _Calls(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         handler = continuation(handler_call_details)
+        if handler is None:
+            return None
         method = handler_call_details.method
-        if handler is None or method.startswith(HEALTH):
-            return handler
+        known = self._made.get(method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        made = handler if method.startswith(HEALTH) else self._watched(method, handler)
+        if known is not None or len(self._made) < METHODS_KEPT:
+            self._made[method] = handler, made
+        return made
+
+    def _watched(self, method: str, handler: Handler) -> Handler:
         stream = "stream" if handler.request_streaming else "unary"
         kind = f"{stream}_stream" if handler.response_streaming else f"{stream}_unary"
         answer = self._stream if handler.response_streaming else self._answer
@@ -384,18 +396,19 @@ class _Calls(grpc.ServerInterceptor):
 
     def _begin(self, method: str, context: grpc.ServicerContext) -> _Call:
         call = _Call(method, context, threading.current_thread())
-        with self._changed:
+        with self._guard:
             self.open.add(call)
         if not context.add_callback(partial(self._end, call)):
             self._end(call)  # it is over already
         return call
 
     def _end(self, call: _Call) -> None:
-        with self._changed:
+        with self._guard:
             call.pending -= 1
             if not call.pending:
                 self.open.discard(call)
-                self._changed.notify_all()
+                if not self.open:
+                    self._none_open.notify_all()
 
 
 @define(eq=False)

@@ -86,6 +86,25 @@ def test_options_of_uvicorn_are_passed_on() -> None:
         connection.close()
 
 
+@pytest.mark.parametrize("http_parser", ["httptools", "h11"])
+def test_what_begins_behind_a_long_body_is_not_taken_for_long_headers(http_parser: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({**HELLO, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    server = AsgiServer(app, port=0, http=http_parser)
+    with served(server), socket.create_connection(("127.0.0.1", server.port or 0)) as client:
+        client.settimeout(PATIENCE)
+        body = b"x" * 100_000
+        post = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: %d\r\n\r\n" % len(body)
+        client.sendall(post + body + b"GET / HTTP/1.1\r\nHo")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(b"st: shop\r\nConnection: close\r\n\r\n")
+        assert b"HTTP/1.1 200" in receive_all(client)
+
+
 def test_logging_and_signal_handlers_stay_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
     loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
 
