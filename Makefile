@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo run test test-all check format coverage bench clean
 
 help:
-	@echo "make demo      run the first program, send it requests and a SIGTERM, show what happened"
+	@echo "make demo      send two programs requests and orders, and SIGTERMs, show what happened"
 	@echo "make run       run the first program in the foreground (end it with Ctrl-C)"
 	@echo "make test      run the tests"
 	@echo "make test-all  run all tests, the slow ones too, on every Python found (3.11, 3.12, 3.13)"
@@ -38,6 +38,7 @@ $(VENV)/.bench: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo_orders.py
 
 run: $(VENV)/.ready
 	$(BIN)/python examples/morning_evening.py

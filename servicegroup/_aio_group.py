@@ -24,6 +24,7 @@ from servicegroup.service import (
     OnReturn,
     OnStall,
     ReadyWhen,
+    StartStop,
     _name_of,
 )
 
@@ -238,6 +239,11 @@ class AsyncGroup(AsyncService, Composite):
         # Only now: the stop, which follows, must not overtake the drain of the others.
         while failures:
             crew.call(crew.on_drain_failed, *failures.pop(0))
+
+    @property
+    def services(self) -> dict[str, StartStop]:
+        """The services by name. Any thread."""
+        return self._table.services()
 
     def _parts(self) -> tuple[ServiceStatus, ...]:
         return self.status()

@@ -8,7 +8,7 @@ from attrs import define
 
 from servicegroup._options import Options
 from servicegroup.errors import GroupStoppingError
-from servicegroup.service import StartStop
+from servicegroup.service import Composite, StartStop
 
 
 # Not frozen, though nobody writes to it: to make a frozen one takes twice as long.
@@ -70,6 +70,16 @@ class Table:
         names[name] = number
         names[unique] = 1
         return unique
+
+    def services(self) -> dict[str, StartStop]:
+        """By name, with those of nested groups as `group/name`."""
+        found: dict[str, StartStop] = {}
+        for entry in list(self.entries):
+            found[entry.name] = entry.service
+            if isinstance(entry.service, Composite):
+                for name, service in entry.service.services.items():
+                    found[f"{entry.name}/{name}"] = service
+        return found
 
     def close_after(self, count: int) -> bool:
         """Close unless there are more than `count` entries; whether it is closed now."""

@@ -335,6 +335,21 @@ class ServiceGroup(Composite):
         """How each service stands, in the order of `add`. Any thread."""
         return self._run.status()
 
+    @property
+    def report(self) -> Report | None:
+        """How the last run went; None before its end. Any thread."""
+        return self._run.report
+
+    @property
+    def shutdown_timeout(self) -> float:
+        """Seconds that the whole stop may take."""
+        return self._settings.shutdown_timeout
+
+    @property
+    def services(self) -> dict[str, StartStop]:
+        """The services by name, those of nested groups as `group/name`. Any thread."""
+        return self._table.services()
+
     def __enter__(self) -> Self:
         """Start in the background, taking no signals; all are ready when the block begins.
 

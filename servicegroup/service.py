@@ -67,6 +67,11 @@ if TYPE_CHECKING:
 class Composite:
     """A service made of services, as a nested group is."""
 
+    @property
+    def services(self) -> dict[str, StartStop]:
+        """Its services by name, those of nested groups as `group/name`. Any thread."""
+        return {}
+
     if TYPE_CHECKING:
 
         def _parts(self) -> tuple[ServiceStatus, ...]: ...
@@ -123,6 +128,14 @@ class Managed:
 
         Called on the group's stopping thread when the group begins to drain; returns at once.
         """
+
+    def check(self) -> object:
+        """Raise if the service cannot do its work for now; override it where that can be told.
+
+        Asked for readiness, on a thread of the asker's own, with a timeout: the less it does, the
+        better. It is not called while the service is not up.
+        """
+        return None
 
     def remaining(self) -> float:
         """Seconds until the group abandons this service; `inf` before the stop. Any thread."""

@@ -12,6 +12,7 @@ kind have checks of their own, or are refused.
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import os
 import re
@@ -23,16 +24,22 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+import yaml
 
 from servicegroup import GroupState, ServiceGroup, State, events
+from servicegroup.observe.admin import AdminServer
+from servicegroup.observe.systemd import EXIT_SECONDS
 from servicegroup.service import Managed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATIENCE = 60.0  # far more than any of them takes
+
+CHECKED = ("console", "ini", "mermaid", "yaml")  # by tests of their own
 
 FENCE = re.compile(
     r"(?P<mark><!-- [^\n]* -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -77,7 +84,7 @@ def programs() -> Iterator[Program]:
                 assert not program.printed, f"{where}: the program printed something else before"
                 program = attrs.evolve(program, printed=fence["text"])
             else:
-                assert fence["kind"] in ("console", "mermaid"), f"{where}: not checked by any test"
+                assert fence["kind"] in CHECKED, f"{where}: not checked by any test"
         if program is not None:
             yield program
 
@@ -238,3 +245,36 @@ def test_the_diagrams_have_every_state(title: str, states: type[State] | type[Gr
     diagram = section.partition("```mermaid\n")[2].partition("```")[0]
     drawn = {state for pair in re.findall(r"(\w+) --> (\w+)", diagram) for state in pair}
     assert drawn == {state.value for state in states}
+
+
+def blocks(kind: str) -> Iterator[Any]:
+    """Every block of that kind, with the page it is of."""
+    for page in PAGES:
+        for fence in FENCE.finditer(page.read_text()):
+            if fence["kind"] == kind:
+                yield pytest.param(fence["text"], id=page.name)
+
+
+@pytest.mark.parametrize("text", list(blocks("yaml")))
+def test_manifests_are_valid_and_leave_time_for_the_stop(text: str) -> None:
+    manifest = yaml.safe_load(text)
+    spec = manifest["spec"]["template"]["spec"]
+    limit = inspect.signature(ServiceGroup).parameters["shutdown_timeout"].default
+    assert spec["terminationGracePeriodSeconds"] > limit
+    (container,) = spec["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["admin"] == inspect.signature(AdminServer).parameters["port"].default
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
+    paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
+    assert paths == {"startup": "/startupz", "readiness": "/readyz", "liveness": "/livez"}
+    assert {probe["httpGet"]["port"] for probe in probes.values()} == {"admin"}
+
+
+@pytest.mark.parametrize("text", list(blocks("ini")))
+def test_units_are_valid_and_leave_time_for_the_stop(text: str) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(text)
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    limit = inspect.signature(ServiceGroup).parameters["shutdown_timeout"].default
+    assert int(service["TimeoutStopSec"]) > limit + EXIT_SECONDS

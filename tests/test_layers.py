@@ -56,11 +56,35 @@ LAYERS = (
     "adapters/__init__",
     "adapters/_drain",
     "adapters/_loop_server",
+    "adapters/_message",
+    "adapters/_broker",
+    "adapters/_handlers",
+    "adapters/_queue_run",
+    "adapters/queue",
+    "adapters/_bell",
     "adapters/aiohttp",
     "adapters/asgi",
     "adapters/grpc",
+    "adapters/_kafka_client",
+    "adapters/kafka",
+    "adapters/nats",
+    "adapters/rabbitmq",
+    "adapters/redis",
     "adapters/socketserver",
+    "adapters/sqlite",
     "adapters/wsgi",
+    "observe/__init__",
+    "observe/systemd",
+    "observe/_rows",
+    "observe/_chain",
+    "observe/_timeline_svg",
+    "observe/_timeline_text",
+    "observe/timeline",
+    "observe/metrics",
+    "observe/health",
+    "observe/_snapshot",
+    "observe/_stream",
+    "observe/admin",
 )
 
 # What a file may import besides attrs and the standard library, where it is used.
@@ -69,18 +93,30 @@ FOREIGN: dict[str, set[str]] = {
     "adapters/aiohttp": {"aiohttp"},
     "adapters/asgi": {"uvicorn", "uvloop"},
     "adapters/grpc": {"grpc", "grpc_health"},
+    "adapters/_kafka_client": {"confluent_kafka"},
+    "adapters/kafka": {"confluent_kafka"},
+    "adapters/nats": {"nats"},
+    "adapters/rabbitmq": {"pika"},
+    "adapters/redis": {"redis"},
     "adapters/wsgi": {"waitress"},
+    "observe/admin": {"prometheus_client"},
+    "observe/metrics": {"prometheus_client"},
 }
 
 # What of ours an adapter may import: nothing of the group.
 FOR_ADAPTERS = {
     *("errors", "service", "_stacks", "_aio_service", "_aio_tasks", "aio", "sockets"),
-    *("_aio_executor", "adapters/_drain", "adapters/_loop_server"),
+    *("_aio_executor", "restart", "adapters/_drain", "adapters/_loop_server"),
+    *("adapters/_message", "adapters/_broker", "adapters/_handlers", "adapters/_queue_run"),
+    *("adapters/queue", "adapters/_bell", "adapters/_kafka_client"),
 }
 # What runs in an event loop.
 IN_A_LOOP = (
     *("aio", "_aio_"),
     *("adapters/_loop_server", "adapters/aiohttp", "adapters/asgi", "adapters/grpc"),
+    *("adapters/_broker", "adapters/_handlers", "adapters/_queue_run", "adapters/kafka"),
+    *("adapters/_kafka_client", "adapters/nats", "adapters/rabbitmq", "adapters/redis"),
+    "adapters/sqlite",
 )
 
 

@@ -94,7 +94,7 @@ def test_what_begins_behind_a_long_body_is_not_taken_for_long_headers(http_parse
         await send({**HELLO, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    server = AsgiServer(app, port=0, http=http_parser)
+    server = AsgiServer(app, port=0, http=http_parser)  # type: ignore[arg-type]  # one of them
     with served(server), socket.create_connection(("127.0.0.1", server.port or 0)) as client:
         client.settimeout(PATIENCE)
         body = b"x" * 100_000

@@ -1,0 +1,107 @@
+"""What consumes, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from servicegroup import ServiceGroup, events
+from servicegroup.adapters.queue import Handler, Message, Reject, Retry, RetryPolicy
+from tests.adapters.queues.rig import consumer_of
+
+
+class Work:
+    """The handler: what it does is what the body says. It writes down what it has finished.
+
+    Bodies: `raise …` raises, `reject …`, `retry …` say that to the consumer, `hang …` never ends,
+    `wait … SECONDS` takes so long; all others take `seconds`. What follows may be anything.
+    """
+
+    def __init__(self, log: str, seconds: float) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._seconds = seconds
+
+    def handle(self, message: Message) -> None:
+        self._begin(message)
+        if (seconds := self._time(message)) is None:
+            threading.Event().wait()
+        elif seconds:
+            time.sleep(seconds)
+        self._end(message)
+
+    async def ahandle(self, message: Message) -> None:
+        self._begin(message)
+        if (seconds := self._time(message)) is None:
+            await asyncio.Event().wait()
+        elif seconds:
+            await asyncio.sleep(seconds)
+        self._end(message)
+
+    def _begin(self, message: Message) -> None:
+        match message.text().split():
+            case ["raise", *_]:
+                raise ValueError(f"no good: {message.text()}")
+            case ["reject", *_]:
+                raise Reject("not wanted")
+            case ["retry", *_] if message.attempt < 4:
+                raise Retry(after=0.01)
+
+    def _time(self, message: Message) -> float | None:
+        match message.text().split():
+            case ["hang", *_]:
+                self._write(f"hangs {message.text()}")
+                return None
+            case ["wait", *_, seconds]:
+                self._write(f"waits {message.text()}")
+                return float(seconds)
+        return self._seconds
+
+    def _end(self, message: Message) -> None:
+        self._write(message.text())
+
+    def _write(self, line: str) -> None:
+        os.write(self._log, f"{line}\n".encode())  # at once whole, or not at all
+
+
+def main(
+    kind: str,
+    options: dict[str, Any],
+    log: str,
+    *,
+    asynchronous: bool = False,
+    seconds: float = 0.0,
+    attempts: int = 3,
+    delay: float = 0.01,
+    stop_timeout: float = 10.0,
+    **others: Any,
+) -> None:
+    """Consume until SIGTERM; say whether it is ready."""
+    logging.basicConfig()
+    work = Work(log, seconds)
+    handler: Handler = work.ahandle if asynchronous else work.handle
+    others["retry"] = RetryPolicy(attempts, delay=delay)
+    consumer = consumer_of(kind, options, handler, others)
+    group = ServiceGroup(stop_timeout=stop_timeout)
+    group.add(consumer)
+
+    def tell(event: events.Event) -> None:
+        match event:
+            case events.ServiceReady():
+                say("ready")
+            case events.ServiceNotReady():
+                say("away")
+            case events.ServiceStopped():
+                say(f"stopped {event.seconds}")
+            case events.GroupStopped():
+                say(f"handled {consumer.handled} failed {consumer.failed} left {consumer.in_hand}")
+
+    group.subscribe(tell)
+    group.run()
+
+
+def say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())

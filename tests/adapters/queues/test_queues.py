@@ -1,0 +1,236 @@
+"""What all consumers of queues hold, with their real brokers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.queues.rig import KINDS, Rig, rig_of
+from tests.child import PATIENCE, Child
+
+MESSAGES = 2_000
+MOMENTS = 7  # by three interpreters
+
+each_kind = pytest.mark.parametrize("rig", KINDS, indirect=True)
+with_server = pytest.mark.parametrize(
+    "rig", [kind for kind in KINDS if kind != "sqlite"], indirect=True
+)
+both_handlers = pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "tasks"])
+
+
+@pytest.fixture
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with rig_of(request.param)() as rig:
+        rig.kind = request.param
+        yield rig
+
+
+class Consumer(Child):
+    """A consumer in a process of its own; see program.py for the options."""
+
+    def __init__(self, rig: Rig, port: int | None = None, **options: Any) -> None:
+        self._log = rig.directory / "handled.log"
+        arguments = rig.kind, rig.options(port), str(self._log)
+        super().__init__(
+            f"from tests.adapters.queues.program import main\nmain(*{arguments!r}, **{options!r})"
+        )
+
+    @property
+    def seconds_to_stop(self) -> float:
+        """What its stop took, once it has ended."""
+        (line,) = self.said("stopped")
+        return float(line.split()[1])
+
+
+def handled(rig: Rig) -> list[str]:
+    """The bodies that were handled, by all consumers so far."""
+    log = rig.directory / "handled.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, what()
+        time.sleep(0.005)
+
+
+def wait_until_handled(rig: Rig, wanted: set[str]) -> None:
+    wait_for(
+        lambda: wanted <= set(handled(rig)),
+        lambda: f"missing: {sorted(wanted - set(handled(rig)))}",
+    )
+
+
+def bodies(number: int) -> list[str]:
+    return [f"order-{one}" for one in range(number)]
+
+
+@each_kind
+@both_handlers
+def test_what_is_published_is_handled_once_and_acknowledged(rig: Rig, asynchronous: bool) -> None:
+    wanted = bodies(200)
+    rig.publish(*wanted[:100])
+    with Consumer(rig, asynchronous=asynchronous, concurrency=4) as consumer:
+        consumer.wait_for("ready")
+        rig.publish(*wanted[100:])
+        wait_until_handled(rig, set(wanted))
+        consumer.send(signal.SIGTERM)
+        assert consumer.end() == 0, consumer.stderr
+        assert consumer.said("handled") == ["handled 200 failed 0 left 0"]
+    assert Counter(handled(rig)) == Counter(wanted)
+    assert rig.left() == 0
+
+
+@each_kind
+@both_handlers
+def test_poison_goes_to_the_dead_letters_with_its_reason(rig: Rig, asynchronous: bool) -> None:
+    rig.publish("raise it", "one", "reject it", "two", "retry it")
+    # It asks for more attempts than there are, which is its right.
+    with Consumer(rig, asynchronous=asynchronous, concurrency=2, attempts=2) as consumer:
+        wait_until_handled(rig, {"one", "two", "retry it"})
+        wait_for(lambda: len(rig.dead()) == 2, rig.dead)
+        wait_for(lambda: rig.left() == 0, rig.left)
+        consumer.send(signal.SIGTERM)
+        assert consumer.end() == 0, consumer.stderr
+        # Two attempts, one rejected, three times put off.
+        assert consumer.said("handled") == ["handled 3 failed 6 left 0"]
+    assert sorted(rig.dead()) == [
+        ("raise it", "ValueError('no good: raise it')"),
+        ("reject it", "not wanted"),
+    ]
+
+
+@each_kind
+@both_handlers
+def test_a_handler_that_hangs_is_named_and_its_message_comes_again(
+    rig: Rig, asynchronous: bool
+) -> None:
+    rig.publish("hang", *bodies(20))
+    with Consumer(
+        rig,
+        asynchronous=asynchronous,
+        concurrency=1,
+        handler_timeout=0.2,
+        attempts=100,
+        stop_timeout=2.0,
+    ) as consumer:
+        wait_until_handled(rig, {"hangs hang", *bodies(20)})
+        wait_for(lambda: "has run for more than 0.2 s" in consumer.stderr, lambda: consumer.stderr)
+        at = consumer.send(signal.SIGTERM)
+        assert consumer.end() == 0, consumer.stderr
+        assert time.monotonic() - at < 2.0
+        assert "program.py" in consumer.stderr
+    before = handled(rig).count("hangs hang")
+    with Consumer(rig, asynchronous=asynchronous):
+        wait_for(lambda: handled(rig).count("hangs hang") > before, lambda: handled(rig))
+
+
+@each_kind
+def test_a_stop_finishes_what_has_begun_and_gives_the_rest_back_at_once(rig: Rig) -> None:
+    rig.publish("wait 1 0.5", "wait 2 0.5", *bodies(10))
+    with Consumer(rig, concurrency=2, prefetch=12) as consumer:
+        wait_until_handled(rig, {"waits wait 1 0.5", "waits wait 2 0.5"})
+        consumer.send(signal.SIGTERM)
+        assert consumer.end() == 0, consumer.stderr
+    assert {"wait 1 0.5", "wait 2 0.5"} <= set(handled(rig))
+    at = time.monotonic()
+    with Consumer(rig, attempts=1) as consumer:  # that they were here before is no attempt
+        wait_until_handled(rig, set(bodies(10)))
+        assert time.monotonic() - at < rig.takeover
+        wait_for(lambda: rig.left() == 0, rig.left)
+    assert max(Counter(handled(rig)).values()) == 1
+    assert rig.dead() == []
+
+
+@each_kind
+def test_two_stops_and_a_stop_at_once_do_no_harm(rig: Rig) -> None:
+    rig.publish(*bodies(5))
+    for _ in range(3):
+        with Consumer(rig) as consumer:
+            consumer.wait_for("ready")
+            consumer.send(signal.SIGTERM)
+            assert consumer.end() == 0, consumer.stderr
+    with Consumer(rig):
+        wait_until_handled(rig, set(bodies(5)))
+    assert max(Counter(handled(rig)).values()) == 1
+
+
+@pytest.mark.slow
+@each_kind
+def test_kill_9_loses_nothing(rig: Rig) -> None:
+    wanted, prefetch = bodies(MESSAGES), 20
+    rig.publish(*wanted)
+    step = MESSAGES // (MOMENTS + 1)
+    for moment in range(MOMENTS):
+        with Consumer(rig, concurrency=4, prefetch=prefetch, seconds=0.001, attempts=99) as one:
+            at = step * moment + random.randrange(1, step)
+            wait_for(lambda at=at: len(handled(rig)) >= at, lambda: len(handled(rig)))  # type: ignore[misc]
+            os.kill(one.pid, signal.SIGKILL)
+    with Consumer(rig, concurrency=4, prefetch=prefetch, attempts=99):
+        wait_until_handled(rig, set(wanted))
+        wait_for(lambda: rig.left() == 0, rig.left)
+    counts = Counter(handled(rig))
+    assert set(counts) == set(wanted)
+    assert sum(counts.values()) - len(wanted) <= prefetch * MOMENTS
+    assert rig.dead() == []
+
+
+@pytest.mark.slow
+@each_kind
+@both_handlers
+def test_sigterm_under_load_makes_no_duplicate(rig: Rig, asynchronous: bool) -> None:
+    wanted = bodies(MESSAGES)
+    rig.publish(*wanted)
+    options: dict[str, Any] = {
+        "asynchronous": asynchronous,
+        "concurrency": 4,
+        "prefetch": 20,
+        "seconds": 0.01,
+    }
+    for _ in range(MOMENTS):
+        before = len(handled(rig))
+        with Consumer(rig, **options) as consumer:
+            wait_for(
+                lambda before=before: len(handled(rig)) > before,  # type: ignore[misc]
+                lambda: handled(rig)[-1:],
+            )
+            time.sleep(random.uniform(0.0, 0.05))  # any moment
+            consumer.send(signal.SIGTERM)
+            assert consumer.end() == 0, consumer.stderr
+            # Not until the end of the process, which has an interpreter to take apart.
+            assert consumer.seconds_to_stop < 1.0
+    with Consumer(rig, concurrency=4, prefetch=200):
+        wait_until_handled(rig, set(wanted))
+        wait_for(lambda: rig.left() == 0, rig.left)
+    assert Counter(handled(rig)) == Counter(wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
+@each_kind
+def test_others_take_over_what_a_killed_consumer_had(rig: Rig, number: int) -> None:
+    wanted = bodies(400)
+    rig.publish(*wanted)
+    options: dict[str, Any] = {"concurrency": 2, "prefetch": 10, "seconds": 0.005, "attempts": 99}
+    consumers = [Consumer(rig, **options) for _ in range(number)]
+    try:
+        for consumer in consumers:
+            consumer.wait_for("ready")
+        wait_for(lambda: len(handled(rig)) > 50, lambda: handled(rig))
+        os.kill(consumers[0].pid, signal.SIGKILL)
+        wait_until_handled(rig, set(wanted))
+        wait_for(lambda: rig.left() == 0, rig.left)
+    finally:
+        for consumer in consumers:
+            consumer.__exit__(None, None, None)
+    assert sum(Counter(handled(rig)).values()) - len(wanted) <= 10
+    assert Path(rig.directory).exists()
