@@ -14,10 +14,13 @@ from benchmarks import (
     http_latency,
     imports,
     kinds,
+    observers,
     page,
+    queues,
     restarts,
     results,
     scale,
+    servers,
     tables,
 )
 
@@ -31,9 +34,17 @@ ASYNC_ROUNDS = 7
 KINDS_ROUNDS = 9
 HTTP_ROUNDS = 9
 HTTP_SECONDS = 5.0  # for each program in each round: 250 answers
+SERVERS_ROUNDS = 9
+SERVERS_SECONDS = 1  # for each program in each round: wrk counts in whole ones
+QUEUES_ROUNDS = 5
+QUEUES_LATENCIES = 100  # of each program in each round
+OBSERVERS_SERVICES = 1_000
+OBSERVERS_ROUNDS = 15
 RESTARTS = 2_000
 QUICK_ROUNDS = 3
 QUICK_HTTP_SECONDS = 0.5
+QUICK_LATENCIES = 10
+QUICK_QUEUES_SHARE = 0.05
 QUICK_RESTARTS = 100
 PARTS = tuple(results.Parts.__annotations__)
 
@@ -113,6 +124,16 @@ def _measure(options: argparse.Namespace) -> results.Parts:
         ),
         "async_services": lambda: async_rows.measure_all(
             ASYNC_SIZES if tuple(options.sizes) == SIZES else options.sizes, often(ASYNC_ROUNDS)
+        ),
+        "servers": lambda: servers.measure(often(SERVERS_ROUNDS, 1), SERVERS_SECONDS),
+        "queues": lambda: queues.measure(
+            often(QUEUES_ROUNDS, 1),
+            latencies=QUICK_LATENCIES if options.quick else QUEUES_LATENCIES,
+            share=QUICK_QUEUES_SHARE if options.quick else 1.0,
+        ),
+        "observers": lambda: observers.measure(
+            OBSERVERS_SERVICES if tuple(options.sizes) == SIZES else max(options.sizes),
+            often(OBSERVERS_ROUNDS),
         ),
     }
     found: dict[str, object] = {}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TypedDict
 
 from benchmarks.children import live, output_of
+from benchmarks.processors import share_of_others
 from benchmarks.statistic import Comparison, Spread, compare, percentile, spread
 
 BESIDE = ("thread", "process")
@@ -46,7 +41,7 @@ def measure(rounds: int, seconds: float) -> HttpLatency:
     others: list[float] = []
     for _ in range(rounds):
         for where, latencies in found.items():
-            with _share_of_others(others):
+            with share_of_others(others):
                 latencies.append(_latencies(where, seconds))
 
     def compared(where: str, share: int) -> Comparison:
@@ -76,23 +71,3 @@ def _latencies(where: str, seconds: float) -> list[float]:
         meanwhile=lambda port: printed.append(output_of("http_clients", port.strip(), seconds)),
     )
     return [float(latency) for latency in printed[0].split()]
-
-
-@contextmanager
-def _share_of_others(shares: list[float]) -> Iterator[None]:
-    begun, busy, ours = time.perf_counter(), _busy(), _of_children()
-    yield
-    busy, ours = _busy() - busy, _of_children() - ours
-    shares.append(max(0.0, busy - ours) / (time.perf_counter() - begun) / (os.cpu_count() or 1))
-
-
-def _busy() -> float:
-    """Seconds that all processors have worked."""
-    first, *_ = Path("/proc/stat").read_text(encoding="ascii").splitlines()
-    user, nice, system, _idle, _waiting, *rest = map(int, first.split()[1:8])
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
-
-
-def _of_children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime

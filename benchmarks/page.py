@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.children import ROOT
 from benchmarks.results import Entry
-from benchmarks.tables import costs, markdown
+from benchmarks.tables import costs, markdown, server_costs
 
 # By the name of the page: the heading under which, to the end of the page, stands what is shown.
 SHOWN: dict[str, tuple[str, Callable[[Sequence[Entry]], str]]] = {
     "performance": ("## Results\n", markdown),
     "kinds": ("## What each costs\n", costs),
+    "servers": ("## What they cost\n", server_costs),
 }
 
 

@@ -14,8 +14,11 @@ from benchmarks.async_rows import AsyncServices
 from benchmarks.http_latency import HttpLatency
 from benchmarks.imports import Imports
 from benchmarks.kinds import Kinds
+from benchmarks.observers import Observers
+from benchmarks.queues import Queues
 from benchmarks.restarts import Restarts
 from benchmarks.scale import Scale
+from benchmarks.servers import Servers
 from benchmarks.statistic import Spread
 
 DEFAULT = Path(__file__).resolve().parent / "results.json"
@@ -31,6 +34,9 @@ class Parts(TypedDict, total=False):
     kinds: Kinds
     http_latency: HttpLatency
     async_services: AsyncServices
+    servers: Servers
+    queues: Queues
+    observers: Observers
 
 
 class Entry(Parts):

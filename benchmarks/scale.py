@@ -43,10 +43,10 @@ def measure(services: int, rounds: int) -> Scale:
     return {
         "services": services,
         "rounds": rounds,
-        "up": compared(_up),
-        "down": compared(_down),
-        "both": compared(lambda life: _up(life) + _down(life)),
-        "work": compared(lambda life: _running_at(life) - _imported_at(life) + _down(life)),
+        "up": compared(up),
+        "down": compared(down),
+        "both": compared(both),
+        "work": compared(work),
         "memory": compare(
             [(life.resident - our_base) / (services - 1) for life in ours],
             [(life.resident - other_base) / (services - 1) for life in other],
@@ -62,17 +62,29 @@ def _lives(services: int, rounds: int) -> tuple[list[Life], list[Life]]:
     return ours, other
 
 
+def up(life: Life) -> float:
+    """Seconds from before the process was made until all was running."""
+    return _running_at(life) - life.began_at
+
+
+def down(life: Life) -> float:
+    """Seconds from SIGTERM until the process was gone."""
+    return life.ended_at - life.asked_at
+
+
+def both(life: Life) -> float:
+    """The sum."""
+    return up(life) + down(life)
+
+
+def work(life: Life) -> float:
+    """The same without the start of the interpreter and the imports."""
+    return _running_at(life) - _imported_at(life) + down(life)
+
+
 def _imported_at(life: Life) -> float:
     return float(life.first_line.split()[0])
 
 
 def _running_at(life: Life) -> float:
     return float(life.first_line.split()[1])
-
-
-def _up(life: Life) -> float:
-    return _running_at(life) - life.began_at
-
-
-def _down(life: Life) -> float:
-    return life.ended_at - life.asked_at

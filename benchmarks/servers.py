@@ -1,96 +1,195 @@
-"""HTTP servers in a group against their libraries alone, with wrk.
-
-    python -m benchmarks.servers
-
-Needs wrk, and the extras of the servers.
-"""
+"""Servers in a group against their libraries alone."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import fmean
+from typing import TypedDict
 
 from attrs import define, field
 
 from benchmarks.children import PROGRAMS, environment
+from benchmarks.processors import only_on, share_of_others, sleeps, two_sides
+from benchmarks.server_load import CONNECTIONS, ask, missing
+from benchmarks.statistic import Comparison, Spread, compare, spread
 
-KINDS = ("socketserver", "asgi", "wsgi", "aiohttp")
-ROUNDS = int(os.environ.get("ROUNDS", "7"))
-SECONDS = 2
-CONNECTIONS = 16
-IDLE_SECONDS = 2.0
-UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}  # to milliseconds
+# What is measured, and the libraries it needs.
+KINDS = {
+    "SocketServer": (),
+    "AsgiServer": ("uvicorn",),
+    "WsgiServer": ("waitress",),
+    "AiohttpServer": ("aiohttp",),
+    "GrpcServer": ("grpc", "grpc_health"),
+    "GrpcAioServer": ("grpc", "grpc_health"),
+}
+MEASURED = (*((kind,) for kind in KINDS), ("WsgiServer",) * 2, ("AsgiServer",) * 2)
+MODES = {"ours": "servers", "other": "bare_servers"}  # the programs
+SETTLE_SECONDS = 0.3  # until the servers serve, and until the last connections are gone
+IDLE_SECONDS = 0.5
+
+
+class Wakes(TypedDict):
+    """How often a second the process wakes up when nobody asks: the means."""
+
+    ours: float
+    other: float
+
+
+class Server(TypedDict):
+    """`ours` is in a group, `other` the library alone; of two, in threads of one process.
+
+    Attributes:
+        rate: answers a second.
+        p99: seconds.
+        cost: seconds of the processor for each answer, which is steadier than the two above where
+            others want the processor, too.
+        down: seconds from SIGTERM without load until the process is gone.
+    """
+
+    servers: list[str]
+    rate: Comparison
+    p99: Comparison
+    cost: Comparison
+    down: Comparison
+    wakes: Wakes
+
+
+class LeftOut(TypedDict):
+    """What could not be measured."""
+
+    servers: list[str]
+    why: str
+
+
+class Servers(TypedDict):
+    """All of them.
+
+    Attributes:
+        pinned: whether server and clients had a processor each.
+        others: the share of all processors that went to other processes meanwhile.
+    """
+
+    rounds: int
+    seconds: int
+    connections: int
+    pinned: bool
+    others: Spread
+    measured: list[Server]
+    left_out: list[LeftOut]
 
 
 @define
-class Measured:
+class _Figures:
     """Of one program, a value a round."""
 
-    rates: list[float] = field(factory=list)  # requests/s
-    tails: list[float] = field(factory=list)  # p99 in ms
-    ends: list[float] = field(factory=list)  # SIGTERM to exit without load, in ms
-    wakes: list[float] = field(factory=list)  # wake-ups a second when idle
+    rate: list[float] = field(factory=list)
+    p99: list[float] = field(factory=list)
+    cost: list[float] = field(factory=list)
+    down: list[float] = field(factory=list)
+    wakes: list[float] = field(factory=list)
 
 
-def main() -> None:
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is missing: install Debian's package wrk")
-    print(f"{ROUNDS} rounds of {SECONDS} s with {CONNECTIONS} connections, medians\n")
-    print(f"{'server':14}{'requests/s':>12}{'bare':>10}{'ratio':>8}", end="")
-    print(f"{'p99 ms':>10}{'bare':>8}{'ratio':>8}{'to exit ms':>12}{'wake-ups/s':>12}")
-    for kind in KINDS:
-        ours, bare = Measured(), Measured()
-        for _ in range(ROUNDS):
-            _measure(kind, "ours", ours)
-            _measure(kind, "bare", bare)
-        rate = median(one / other for one, other in zip(ours.rates, bare.rates, strict=True))
-        tail = median(one / other for one, other in zip(ours.tails, bare.tails, strict=True))
-        print(f"{kind:14}{median(ours.rates):12,.0f}{median(bare.rates):10,.0f}{rate:8.2f}", end="")
-        print(f"{median(ours.tails):10.2f}{median(bare.tails):8.2f}{tail:8.2f}", end="")
-        print(f"{median(ours.ends):12.1f}{median(ours.wakes):12.1f}")
+def measure(rounds: int, seconds: int, measured: Sequence[tuple[str, ...]] = MEASURED) -> Servers:
+    """Each in turn with its library; it is asked for so many seconds in each round."""
+    others: list[float] = []
+    server_side, client_side = two_sides()
+    found: Servers = {
+        "rounds": rounds,
+        "seconds": seconds,
+        "connections": CONNECTIONS,
+        "pinned": server_side != client_side,
+        "others": {"median": 0.0, "min": 0.0, "max": 0.0},
+        "measured": [],
+        "left_out": [],
+    }
+    for kinds in measured:
+        why = missing(kinds[0]) or _not_installed(kinds)
+        if why:
+            found["left_out"].append({"servers": list(kinds), "why": why})
+            continue
+        figures = {mode: _Figures() for mode in MODES}
+        for number in range(rounds):
+            with share_of_others(others):
+                _round(kinds, seconds, figures, tuple(MODES)[:: -1 if number % 2 else 1])
+        found["measured"].append(_compared(kinds, figures))
+    if others:
+        found["others"] = spread(others)
+    return found
 
 
-def _measure(kind: str, mode: str, measured: Measured) -> None:
-    command = [sys.executable, str(PROGRAMS / "servers.py"), kind, mode]
+def _not_installed(kinds: Sequence[str]) -> str:
+    gone = [name for kind in kinds for name in KINDS[kind] if not importlib.util.find_spec(name)]
+    return f"{gone[0]} is not installed (the extra test has it)" if gone else ""
+
+
+def _round(
+    kinds: Sequence[str], seconds: int, figures: dict[str, _Figures], order: Sequence[str]
+) -> None:
+    server_side, client_side = two_sides()
+    with ExitStack() as stack:
+        running = {}
+        for mode in order:
+            with only_on(server_side):
+                running[mode] = stack.enter_context(_running(MODES[mode], kinds))
+        time.sleep(SETTLE_SECONDS)
+        for mode, (child, ports) in running.items():
+            worked = _processor_seconds(child.pid)
+            with only_on(client_side):
+                answers = ask(kinds[0], ports, seconds)
+            worked = _processor_seconds(child.pid) - worked
+            figures[mode].rate.append(answers.rate)
+            figures[mode].p99.append(answers.p99)
+            figures[mode].cost.append(worked / (answers.rate * seconds))
+        time.sleep(SETTLE_SECONDS)
+        before = {mode: sleeps(child.pid) for mode, (child, _) in running.items()}
+        time.sleep(IDLE_SECONDS)
+        for mode, (child, _) in running.items():
+            figures[mode].wakes.append((sleeps(child.pid) - before[mode]) / IDLE_SECONDS)
+        for mode, (child, _) in running.items():
+            begun = time.monotonic()
+            child.send_signal(signal.SIGTERM)
+            if child.wait() != 0:
+                raise SystemExit(f"{MODES[mode]} {kinds} ended with {child.returncode}")
+            figures[mode].down.append(time.monotonic() - begun)
+
+
+@contextmanager
+def _running(
+    program: str, kinds: Sequence[str]
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    command = [sys.executable, str(PROGRAMS / f"{program}.py"), *kinds]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
         assert child.stdout is not None
-        url = f"http://127.0.0.1:{child.stdout.readline().strip()}/"
-        time.sleep(0.2)  # the bare ones print before they serve
-        wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", url]
-        text = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
-        rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-        tail = re.search(r"99%\s+([\d.]+)(us|ms|s)", text)
-        if rate is None or tail is None or "Socket errors" in text or "Non-2xx" in text:
-            raise SystemExit(f"{kind} {mode}: {text}")
-        measured.rates.append(float(rate[1]))
-        measured.tails.append(float(tail[1]) * UNITS[tail[2]])
-        if mode == "ours":
-            time.sleep(0.5)  # until the last connections are gone
-            before = _switches(child.pid)
-            time.sleep(IDLE_SECONDS)
-            measured.wakes.append((_switches(child.pid) - before) / IDLE_SECONDS)
-        begun = time.monotonic()
-        child.send_signal(signal.SIGTERM)
-        child.wait()
-        measured.ends.append((time.monotonic() - begun) * 1000)
+        try:
+            ports = child.stdout.readline().split()
+            if not ports:
+                raise SystemExit(f"{program} {kinds} ended too early")
+            yield child, ports
+        finally:
+            child.kill()  # it has ended, unless something failed
 
 
-def _switches(pid: int) -> int:
-    """Context switches of all threads so far."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if "ctxt_switches" in line:
-                total += int(line.split()[1])
-    return total
+def _processor_seconds(pid: int) -> float:
+    _, _, rest = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")
+    user, system = rest.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-if __name__ == "__main__":
-    main()
+def _compared(kinds: Sequence[str], figures: dict[str, _Figures]) -> Server:
+    ours, other = figures["ours"], figures["other"]
+    return {
+        "servers": list(kinds),
+        "rate": compare(ours.rate, other.rate),
+        "p99": compare(ours.p99, other.p99),
+        "cost": compare(ours.cost, other.cost),
+        "down": compare(ours.down, other.down),
+        "wakes": {"ours": fmean(ours.wakes), "other": fmean(other.wakes)},
+    }

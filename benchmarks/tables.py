@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from attrs import frozen
 
 from benchmarks.kinds import Kinds
+from benchmarks.observers import Observers
+from benchmarks.queues import Queues
 from benchmarks.results import Entry
 from benchmarks.statistic import Comparison
 
@@ -16,6 +18,9 @@ _COSTS = """\
 Measured by `make bench`, of which [Performance](performance.md) tells more, with {}.
 "The first" is a whole process with one service, from its start until that is running, "one more"
 what each further one adds."""
+_SERVER_COSTS = """\
+Each in a group, and its library alone, by the same clients in turn: [Performance](performance.md)
+tells how. Measured by `python -m benchmarks --only servers`, with {}."""
 _KINDS = {"AsyncGroup": "`AsyncService` in an `AsyncGroup`"}
 
 
@@ -75,6 +80,15 @@ def costs(entries: Sequence[Entry]) -> str:
     return "\n\n".join(shown)
 
 
+def server_costs(entries: Sequence[Entry]) -> str:
+    """What the servers cost with the newest interpreter, for the page on servers."""
+    entry = entries[-1]
+    shown = [_SERVER_COSTS.format(_title(entry))]
+    if "servers" in entry:
+        shown.append(_servers(entry).markdown())
+    return "\n\n".join(shown)
+
+
 def _title(entry: Entry) -> str:
     return f"Python {entry['python']} on {entry['cpu']}, {entry['cores']} cores, {entry['date']}"
 
@@ -87,6 +101,14 @@ def _tables(entry: Entry) -> Iterator[Table]:
         yield _async_services(entry)
     if "http_latency" in entry:
         yield _http_latency(entry)
+    if "servers" in entry:
+        yield _servers(entry)
+    if "queues" in entry:
+        yield _queues(entry["queues"])
+        if entry["queues"]["tasks"]:
+            yield _tasks(entry["queues"])
+    if "observers" in entry:
+        yield _observers(entry["observers"])
     if "kinds" in entry:
         yield _kinds(entry["kinds"])
     if rows := [*_restarts(entry), *_heartbeat(entry)]:
@@ -163,6 +185,105 @@ def _http_latency(entry: Entry) -> Table:
     )
 
 
+def _servers(entry: Entry) -> Table:
+    found = entry["servers"]
+    rows = [
+        (f"{_several(one['servers'])}: {what}", *_compared(comparison, show))
+        for one in found["measured"]
+        for what, comparison, show in (
+            ("answers/s", one["rate"], _count),
+            ("99th percentile", one["p99"], _time),
+            ("processor for each", one["cost"], _time),
+            ("SIGTERM to exit", one["down"], _time),
+        )
+    ]
+    others = {name: f"{share:.0%}" for name, share in found["others"].items()}
+    notes = [
+        "When nobody asks, they wake up so often a second (bare in brackets): "
+        + ", ".join(
+            f"{_several(one['servers'])} {one['wakes']['ours']:.3g} ({one['wakes']['other']:.3g})"
+            for one in found["measured"]
+        )
+        + f". Other processes took {others['median']} of the processors "
+        f"({others['min']}..{others['max']})."
+    ]
+    return Table(
+        ("a server, against its library alone", "in a group", "bare", "ratio", "min..max"),
+        rows,
+        [
+            *(notes if rows else ()),
+            *(
+                f"{_several(one['servers'])} is left out: {one['why']}."
+                for one in found["left_out"]
+            ),
+        ],
+    )
+
+
+def _several(servers: Sequence[str]) -> str:
+    return f"{'two ' if len(servers) > 1 else ''}`{servers[0]}`"
+
+
+def _queues(found: Queues) -> Table:
+    rows = [
+        (f"`{one['consumer']}`: {what}", *_compared(comparison, show))
+        for one in found["measured"]
+        for what, comparison, show in (
+            ("messages/s", one["rate"], _count),
+            ("put to handled", one["latency"], _time),
+            ("99th percentile", one["p99"], _time),
+        )
+    ]
+    others = {name: f"{share:.0%}" for name, share in found["others"].items()}
+    notes = [
+        "When there is nothing to handle, they wake up so often a second (bare in brackets): "
+        + ", ".join(
+            f"`{one['consumer']}` {one['wakes']['ours']:.3g} ({one['wakes']['other']:.3g})"
+            for one in found["measured"]
+        )
+        + f". Other processes took {others['median']} of the processors "
+        f"({others['min']}..{others['max']})."
+    ]
+    return Table(
+        ("a consumer, against a loop by hand", "in a group", "bare", "ratio", "min..max"),
+        rows,
+        [
+            *(notes if rows else ()),
+            *(f"{one['what']} is left out: {one['why']}." for one in found["left_out"]),
+        ],
+    )
+
+
+def _tasks(found: Queues) -> Table:
+    rows = [
+        (f"`{one['consumer']}`, against {one['library']}", *_compared(one["rate"], _count))
+        for one in found["tasks"]
+    ]
+    return Table(("messages/s, tasks/s", "in a group", "the other", "ratio", "min..max"), rows)
+
+
+def _observers(found: Observers) -> Table:
+    services = f"{found['services']:,} services"
+    rows = [
+        (f"{services}: {what}", *_compared(one, _time))
+        for what, one in (
+            ("process start to all running", found["up"]),
+            ("SIGTERM to exit", found["down"]),
+            ("both together", found["both"]),
+            ("both, imports left out", found["work"]),
+        )
+    ]
+    notes = []
+    if "metrics" in found:
+        one = found["metrics"]
+        between = f"{_time(one['min'])}..{_time(one['max'])}"
+        rows.append((f"{services}: GET /metrics", _time(one["median"]), "", "", between))
+    if "left_out" in found:
+        notes.append(f"GET /metrics is left out: {found['left_out']}.")
+    head = ("a group with all observers", "observed", "not", "ratio", "min..max")
+    return Table(head, rows, notes)
+
+
 def _kinds(kinds: Kinds) -> Table:
     rows = [
         (
@@ -205,6 +326,10 @@ def _time(seconds: float) -> str:
         return f"{seconds:.2f} s"
     milliseconds = seconds * 1000
     return f"{milliseconds:.3g} ms" if milliseconds >= 0.01 else f"{milliseconds * 1000:.2g} µs"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
 
 
 def _memory(size: float) -> str:

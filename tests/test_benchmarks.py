@@ -15,8 +15,20 @@ import pytest
 from benchmarks.statistic import percentile
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {*("scale", "first_stop", "imports", "restarts", "kinds", "http_latency", "async_services")}
+PARTS = {
+    *("scale", "first_stop", "imports", "restarts", "kinds", "http_latency", "async_services"),
+    *("servers", "queues", "observers"),
+}
 KINDS = {"Service", "Periodic", "AsyncService", "AsyncGroup", "InProcess"}
+SERVERS = {f"{name}Server" for name in ("Socket", "Asgi", "Wsgi", "Aiohttp", "Grpc", "GrpcAio")}
+CONSUMERS = {f"{name}Consumer" for name in ("Sqlite", "Kafka", "Nats", "RedisStream")} | {
+    "RabbitConsumer"
+}
+TASKS = {
+    (consumer, library)
+    for consumer in ("RedisStreamConsumer", "RabbitConsumer")
+    for library in ("Celery", "dramatiq")
+}
 COMPARISON = {"ours", "other", "ratio", "min", "max", "ratio_of_medians"}
 
 
@@ -59,6 +71,17 @@ def test_a_quick_run_stores_its_entry_and_keeps_those_of_other_interpreters(tmp_
     for one in tasks["measured"]:
         assert one["services"] == 10
         comparisons += [one[what] for what in ("up", "down", "both", "memory")]
+    servers = entry["servers"]
+    for one in servers["measured"]:
+        comparisons += [one[what] for what in ("rate", "p99", "cost", "down")]
+        assert min(one["wakes"].values()) >= 0
+    for one in entry["queues"]["measured"]:
+        comparisons += [one[what] for what in ("rate", "latency", "p99")]
+        assert min(one["wakes"].values()) >= 0
+    comparisons += [one["rate"] for one in entry["queues"]["tasks"]]
+    observers = entry["observers"]
+    assert (observers["services"], observers["rounds"]) == (10, 3)
+    comparisons += [observers[what] for what in ("up", "down", "both", "work")]
     for comparison in comparisons:
         assert comparison.keys() == COMPARISON
         assert comparison["min"] <= comparison["ratio"] <= comparison["max"]
@@ -72,6 +95,13 @@ def test_a_quick_run_stores_its_entry_and_keeps_those_of_other_interpreters(tmp_
     assert "10 in AsyncGroup: both together" in printed
     assert "`InProcess`, 99th percentile" in printed
     assert "a restart without a pause" in printed
+    for name in SERVERS:
+        shown = f"`{name}`"
+        assert f"{shown}: SIGTERM to exit" in printed or f"{shown} is left out: " in printed
+    for name in CONSUMERS:
+        shown = f"`{name}`"
+        assert f"{shown}: put to handled" in printed or f"{shown} is left out: " in printed
+    assert "10 services: GET /metrics" in printed or "GET /metrics is left out: " in printed
     for name in ("aiomisc", "mode-streaming", "facet"):
         assert f"10 in {name}: both together" in printed or f"{name} is left out: " in printed
 
@@ -106,8 +136,53 @@ print(tables.text(results.entry({"async_services": found})))
     assert "aiomisc is left out: it is not installed (the extra bench has it)." in child.stdout
 
 
+def test_a_server_that_cannot_be_asked_is_left_out_and_it_is_said_why() -> None:
+    program = """
+import importlib.util, shutil
+from benchmarks import results, servers, tables
+shutil.which = lambda name: None
+importlib.util.find_spec = lambda name: None
+found = servers.measure(1, 1)
+assert found["measured"] == []
+print(tables.text(results.entry({"servers": found})))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    why = "wrk is missing (the Debian package of that name has it)"
+    assert f"two `WsgiServer` is left out: {why}." in child.stdout
+    assert (
+        "`GrpcServer` is left out: grpc is not installed (the extra test has it)." in child.stdout
+    )
+
+
+def test_a_queue_that_cannot_be_had_is_left_out_and_it_is_said_why() -> None:
+    program = """
+import importlib.util, shutil
+from benchmarks import queue_tasks, queues, results, tables
+shutil.which = lambda name, path=None: None
+found = queues.measure(1, kinds=["rabbitmq"])
+assert found["measured"] == []
+importlib.util.find_spec = lambda name: None
+found["left_out"] += queues.measure(1, kinds=["kafka"])["left_out"]
+print(tables.text(results.entry({"queues": found})))
+print(queue_tasks.missing("Celery"))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "`RabbitConsumer` is left out: rabbitmq-server is missing (a Debian" in child.stdout
+    assert "`KafkaConsumer` is left out: pytest is not installed (the extra test" in child.stdout
+    assert "it is not installed (the extra bench has it)" in child.stdout
+
+
 @pytest.mark.parametrize(
-    ("page", "heading"), [("performance", "Results"), ("kinds", "What each costs")]
+    ("page", "heading"),
+    [
+        ("performance", "Results"),
+        ("kinds", "What each costs"),
+        ("servers", "What they cost"),
+    ],
 )
 def test_the_page_shows_exactly_the_results_that_are_kept(page: str, heading: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
@@ -124,6 +199,13 @@ def test_the_kept_results_are_complete_and_name_the_machine() -> None:
         assert [scale["services"] for scale in entry["scale"]] == [10, 100, 1_000, 10_000]
         assert entry.keys() >= PARTS
         assert {one["kind"] for one in entry["kinds"]["kinds"]} == KINDS
+        assert {one["servers"][0] for one in entry["servers"]["measured"]} == SERVERS
+        assert entry["servers"]["pinned"]
+        queues = entry["queues"]
+        assert {one["consumer"] for one in queues["measured"]} == CONSUMERS
+        assert {(one["consumer"], one["library"]) for one in queues["tasks"]} == TASKS
+        assert queues["pinned"]
+        assert "metrics" in entry["observers"]
 
 
 @pytest.mark.parametrize(
