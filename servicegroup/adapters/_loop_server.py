@@ -46,6 +46,7 @@ class LoopServer(AsyncService, ABC):
     _listener: socket.socket | None = None
     _draining: bool = False
     _cutting: bool = False
+    _serving: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
     _hung: frozenset[asyncio.Task[object]] = frozenset()  # it is told of them already
 
@@ -93,6 +94,10 @@ class LoopServer(AsyncService, ABC):
         """Other tasks that do not end before `request` has."""
         return ()
 
+    @abstractmethod
+    def _count_in_flight(self) -> int:
+        """How many these are. Any thread."""
+
     # -- for its users ----------------------------------------------------------------------------
 
     @property
@@ -112,6 +117,11 @@ class LoopServer(AsyncService, ABC):
         if listener is None:
             raise RuntimeError(f"service {self.name!r} does not listen: it has a url once ready")
         return url_of(listener, "http" if self._tls is None else "https")
+
+    @property
+    def in_hand(self) -> int:
+        """How many requests are in flight. Any thread."""
+        return self._count_in_flight() if self._serving else 0
 
     def drain(self) -> None:
         """Have answers ask their clients to connect anew next time. Any thread."""
@@ -168,6 +178,7 @@ class LoopServer(AsyncService, ABC):
             try:
                 self._listener = listener
                 door.open()
+                self._serving = True
                 self.mark_ready()
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 self._drain_once()
@@ -185,6 +196,8 @@ class LoopServer(AsyncService, ABC):
         except (asyncio.CancelledError, TimeoutError):
             await self._cut(door)
             raise
+        finally:
+            self._serving = False
 
     async def _finish(self, door: _Door) -> None:
         """Wait until all requests are answered."""

@@ -191,6 +191,10 @@ class AiohttpServer(LoopServer):
                     found[task] = local["request"]
         return found
 
+    def _count_in_flight(self) -> int:
+        connections = list(self._server.connections)
+        return sum(one._current_request is not None for one in connections)
+
     def _hang_up(self, requests: Iterable[Any]) -> None:
         for connection in self._server.connections:
             if connection.transport is not None:

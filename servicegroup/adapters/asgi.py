@@ -285,6 +285,9 @@ class AsgiServer(LoopServer):
                 found[task] = inspect.getcoroutinelocals(coroutine)["self"]
         return found
 
+    def _count_in_flight(self) -> int:
+        return sum(not task.done() for task in list(self._state.tasks))
+
     def _sweep(self, patient: bool) -> bool:
         state = self._state
         for protocol in list(state.connections):

@@ -89,6 +89,7 @@ class _Grpc(Generic[ServerT, InterceptorT]):
         self._limit = maximum_concurrent_rpcs
         self._compression = compression
         self._bound: int | None = None
+        self._calls: _Calls | _AioCalls | None = None
 
     @property
     def port(self) -> int | None:
@@ -108,6 +109,11 @@ class _Grpc(Generic[ServerT, InterceptorT]):
             return f"unix:{self._endpoint.unix_socket}"
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._endpoint.host, self._endpoint.host)
         return _target(host, self._bound)
+
+    @property
+    def in_hand(self) -> int:
+        """How many calls are in flight. Any thread."""
+        return len(self._calls.open) if self._calls is not None else 0
 
     def _bind(self, server: grpc.Server | grpc.aio.Server) -> int:
         endpoint = self._endpoint
@@ -165,6 +171,7 @@ class GrpcServer(_Grpc[grpc.Server, grpc.ServerInterceptor], Service):
             return
         name = threading.current_thread().name
         calls, health_service = _Calls(), _Health(name, self._services)
+        self._calls = calls
         workers = DaemonExecutor(f"{name} (RPC)", self._max_workers)
         server = grpc.server(
             workers,
@@ -249,6 +256,7 @@ class GrpcAioServer(_Grpc[grpc.aio.Server, grpc.aio.ServerInterceptor], AsyncSer
         if stopping.is_set():
             return
         calls, health_service = _AioCalls(), _AioHealth(self._services)
+        self._calls = calls
         workers = DaemonExecutor(f"{self.name} (RPC)", self._max_workers)
         server = grpc.aio.server(
             workers,

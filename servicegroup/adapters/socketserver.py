@@ -114,6 +114,13 @@ class SocketServer(Service):
             raise RuntimeError(f"service {self.name!r} does not listen: it has a url once ready")
         return server.url
 
+    @property
+    def in_hand(self) -> int:
+        """How many requests are in flight. Any thread."""
+        with self._lock:
+            opened = [] if self._server is None else list(self._server.open.values())
+        return sum(not (one.idle or one.silent) for one in opened)
+
     def start(self) -> None:
         """Serve until `stop()`. OSError when it cannot listen."""
         listener = self._endpoint.open()

@@ -123,6 +123,13 @@ class WsgiServer(Service):
             raise RuntimeError(f"service {self.name!r} does not listen: it has a url once ready")
         return server.url
 
+    @property
+    def in_hand(self) -> int:
+        """How many requests are in flight. Any thread."""
+        server = self._server
+        channels = [] if server is None else list(server.active_channels.values())
+        return sum(not channel.idle for channel in channels)
+
     def start(self) -> None:
         """Serve until `stop()`. OSError when it cannot listen."""
         listener = self._endpoint.open()
