@@ -22,6 +22,7 @@ from servicegroup import AsyncGroup, ServiceGroup, events
 from servicegroup.adapters._kafka_client import FULL_MESSAGES
 from servicegroup.adapters.kafka import KafkaConsumer
 from servicegroup.adapters.queue import Message, RetryPolicy
+from tests.adapters.queues import running
 from tests.adapters.queues.kafka import CONFIG, GROUP, PARTITIONS, Rig
 from tests.adapters.queues.test_queues import (
     Consumer,
@@ -48,37 +49,18 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-class Running:
-    """A consumer in a group, on a thread; `seen` has the messages it was given, as they came."""
+class Running(running.Running):
+    consumer: KafkaConsumer
 
     def __init__(self, rig: Rig, handler: Any = None, **options: Any) -> None:
-        self.seen: list[Message] = []
-        self.events: list[type[events.Event]] = []
-        self._handler = handler
         self._rig = rig
+        super().__init__(handler, **options)
+
+    def _make(self, options: dict[str, Any]) -> KafkaConsumer:
         config = {**CONFIG, **options.pop("config", {})}
         given = {"topic": "orders", "group": GROUP, "config": config, **options}
-        self.consumer = KafkaConsumer(rig.address, handler=self._handle, **given)
-        self.group = ServiceGroup(signals=(), stop_timeout=10.0)
-        self.group.add(self.consumer)
-        self.group.subscribe(lambda event: self.events.append(type(event)))
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _handle(self, message: Message) -> None:
-        self.seen.append(message)
-        if self._handler is not None:
-            self._handler(message)
-
-    def _run(self) -> None:
-        try:
-            self.group.start()
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        return self
+        self.consumer = KafkaConsumer(self._rig.address, handler=self._handle, **given)
+        return self.consumer
 
     def __exit__(self, *_: object) -> None:
         client: Any = self.consumer._client
@@ -86,31 +68,6 @@ class Running:
         if client is not None and self._rig.is_up:
             # The library would wait for long for a broker that is gone meanwhile.
             wait_for(client._ended.done, lambda: "it never left the group")
-
-    @property
-    def texts(self) -> list[str]:
-        return [message.body.decode(errors="replace") for message in self.seen]
-
-    def wait_for(self, count: int = 1, kind: type[events.Event] = events.ServiceReady) -> None:
-        wait_for(lambda: self.events.count(kind) >= count, lambda: (self.events, self.error))
-
-    def wait_until_seen(self, *wanted: str) -> None:
-        wait_for(lambda: set(wanted) <= set(self.texts), lambda: self.texts)
-
-    def stop(self) -> float:
-        """Seconds it took."""
-        at = time.monotonic()
-        self.group.stop()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-        return time.monotonic() - at
-
-    def failure(self) -> str:
-        """What it fails with by itself."""
-        with self:
-            self._thread.join(PATIENCE)
-            assert not self._thread.is_alive(), "it did not fail"
-        return repr(getattr(self.error, "exceptions", self.error))
 
 
 def put(rig: Rig, body: bytes | None, partition: int = 0, **others: Any) -> None:

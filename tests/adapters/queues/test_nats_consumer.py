@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
 
 from servicegroup import AsyncGroup, ServiceGroup, ServiceGroupError, events
 from servicegroup.adapters.nats import NatsConsumer
-from servicegroup.adapters.queue import Message, Reject
+from servicegroup.adapters.queue import Message
 from tests.adapters.queues.nats import Rig
+from tests.adapters.queues.running import Seen, failure, running
 from tests.adapters.queues.test_queues import (
     Consumer,
     bodies,
@@ -47,53 +47,9 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-class Seen:
-    """A handler that keeps what it was called with, and waits while it is not `open`."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.open = threading.Event()
-        self.open.set()
-
-    def __call__(self, message: Message) -> None:
-        self.messages.append(message)
-        self.open.wait()
-        if message.body.startswith(b"reject"):
-            raise Reject("not wanted")
-        message.text()
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message.body for message in self.messages]
-
-    def wait_for(self, count: int) -> None:
-        wait_for(lambda: len(self.messages) >= count, lambda: self.bodies)
-
-
 def consumer_of(rig: Rig, handler: Callable[[Message], object], **others: Any) -> NatsConsumer:
     url = f"nats://127.0.0.1:{rig.port}"
     return NatsConsumer(url, handler=handler, **{**NAMES, "ack_wait": 1.5, **others})
-
-
-@contextmanager
-def running(*consumers: NatsConsumer) -> Iterator[list[type[events.Event]]]:
-    """They run inside the block; what kinds of events were told."""
-    told: list[type[events.Event]] = []
-    group = ServiceGroup(signals=())
-    group.subscribe(lambda event: told.append(type(event)))
-    for number, consumer in enumerate(consumers):
-        group.add(consumer, name=f"consumer-{number}")
-    with group:
-        yield told
-
-
-def failure(consumer: NatsConsumer) -> str:
-    """What it fails with, by itself."""
-    group = ServiceGroup(signals=())
-    group.add(consumer)
-    with pytest.raises(ServiceGroupError) as caught:
-        group.start()
-    return repr(caught.value.exceptions[0])
 
 
 # -- options --------------------------------------------------------------------------------------
@@ -151,7 +107,7 @@ def test_it_is_named_for_its_stream() -> None:
 def test_a_wrong_password_fails_the_service(rig: Rig, given: dict[str, str]) -> None:
     rig.stop()
     rig.start("--user", "ann", "--pass", "secret")
-    said = failure(consumer_of(rig, print, **given))
+    said = repr(failure(consumer_of(rig, print, **given)))
     assert f"127.0.0.1:{rig.port}" in said
     assert "Authorization Violation" in said
 
@@ -164,7 +120,7 @@ def test_a_subject_that_is_not_permitted_fails_the_service(rig: Rig) -> None:
         'permissions: {publish: "orders.>"}}] }'
     )
     rig.start("-c", str(config))
-    said = failure(consumer_of(rig, print, user="ann", password="secret"))
+    said = repr(failure(consumer_of(rig, print, user="ann", password="secret")))
     assert "permissions violation for publish" in said.lower()
 
 
@@ -173,22 +129,22 @@ def test_credentials_that_are_missing_fail_the_service(rig: Rig) -> None:
     config.write_text("authorization { token: secret }")
     rig.stop()
     rig.start("-c", str(config))
-    said = failure(consumer_of(rig, print, token="wrong"))
+    said = repr(failure(consumer_of(rig, print, token="wrong")))
     assert "Authorization Violation" in said
     with running(consumer_of(rig, print, token="secret")):
         pass
 
 
 def test_what_is_missing_fails_the_service_if_it_is_not_to_be_made(rig: Rig) -> None:
-    said = failure(consumer_of(rig, print, create=False))
+    said = repr(failure(consumer_of(rig, print, create=False)))
     assert "no durable consumer 'billing' of stream 'ORDERS': make it, or give create" in said
-    said = failure(consumer_of(rig, print, create=False, stream="OTHER"))
+    said = repr(failure(consumer_of(rig, print, create=False, stream="OTHER")))
     assert "no stream 'OTHER': make it, or give create=True" in said
-    said = failure(consumer_of(rig, print, stream="OTHER", subject=None))
+    said = repr(failure(consumer_of(rig, print, stream="OTHER", subject=None)))
     assert "without a subject none can be made" in said
     with running(consumer_of(rig, print)):
         pass
-    said = failure(consumer_of(rig, print, create=False, dead_letter="other"))
+    said = repr(failure(consumer_of(rig, print, create=False, dead_letter="other")))
     assert "no stream for the dead letters, of subject 'other'" in said
 
 
@@ -230,11 +186,11 @@ def test_a_durable_consumer_that_does_not_fit_fails_the_service(
         await jetstream.add_consumer("ORDERS", ConsumerConfig(**given))
 
     rig.ask(add)
-    assert re.search(said, failure(consumer_of(rig, print)))
+    assert re.search(said, repr(failure(consumer_of(rig, print))))
 
 
 def test_dead_letters_that_would_be_consumed_again_fail_the_service(rig: Rig) -> None:
-    said = failure(consumer_of(rig, print, subject=None, dead_letter="orders.dead"))
+    said = repr(failure(consumer_of(rig, print, subject=None, dead_letter="orders.dead")))
     assert "would come to the durable consumer 'billing' again" in said
 
 

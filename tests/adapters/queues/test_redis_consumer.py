@@ -23,6 +23,7 @@ from servicegroup import ServiceGroup, events
 from servicegroup.adapters.queue import Message, Reject, Retry, RetryPolicy
 from servicegroup.adapters.redis import LOOK_SECONDS, RETURNED, RedisStreamConsumer
 from servicegroup.aio import AsyncGroup
+from tests.adapters.queues import running
 from tests.adapters.queues.proxy import Proxy
 from tests.adapters.queues.redis import CLAIM_IDLE, Rig
 from tests.adapters.queues.test_queues import (
@@ -51,63 +52,16 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-class Running:
-    """A consumer in a group, on a thread; `seen` has the bodies it was given, as they came."""
+class Running(running.Running):
+    consumer: RedisStreamConsumer
 
     def __init__(self, rig: Rig, handler: Any = None, **options: Any) -> None:
-        self.seen: list[Message] = []
-        self.events: list[type[events.Event]] = []
-        self._handler = handler
-        given = {"url": rig.url, "claim_idle": CLAIM_IDLE, **NAMES, **options}
+        super().__init__(handler, **{"url": rig.url, **options})
+
+    def _make(self, options: dict[str, Any]) -> RedisStreamConsumer:
+        given = {"claim_idle": CLAIM_IDLE, **NAMES, **options}
         self.consumer = RedisStreamConsumer(handler=self._handle, **given)
-        self.group = ServiceGroup(signals=(), stop_timeout=60.0, shutdown_timeout=60.0)
-        self.group.add(self.consumer)
-        self.group.subscribe(lambda event: self.events.append(type(event)))
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _handle(self, message: Message) -> None:
-        self.seen.append(message)
-        if self._handler is not None:
-            self._handler(message)
-
-    def _run(self) -> None:
-        try:
-            self.group.start()
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def wait_for(self, count: int = 1, kind: type[events.Event] = events.ServiceReady) -> None:
-        wait_for(lambda: self.events.count(kind) >= count, lambda: self.events)
-
-    def wait_until_seen(self, *wanted: str) -> None:
-        wait_for(lambda: set(wanted) <= set(self.texts), lambda: self.texts)
-
-    @property
-    def texts(self) -> list[str]:
-        return [message.body.decode(errors="replace") for message in self.seen]
-
-    def stop(self) -> float:
-        """Seconds it took."""
-        at = time.monotonic()
-        self.group.stop()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-        return time.monotonic() - at
-
-    def failure(self) -> str:
-        """What it fails with by itself."""
-        with self:
-            self._thread.join(PATIENCE)
-            assert not self._thread.is_alive(), "it did not fail"
-        return repr(getattr(self.error, "exceptions", self.error))
+        return self.consumer
 
 
 def consumers(rig: Rig) -> list[str]:

@@ -13,17 +13,18 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from servicegroup import AsyncGroup, ServiceGroup, ServiceGroupError, events
+from servicegroup import AsyncGroup, events
 from servicegroup.adapters import sqlite
 from servicegroup.adapters._bell import ring
 from servicegroup.adapters.queue import BrokerAwayError, Message, Reject, Retry, RetryPolicy
 from servicegroup.adapters.sqlite import SqliteConsumer, SqliteQueue
+from tests.adapters.queues.running import Seen, failure, running
 from tests.adapters.queues.sqlite import Rig
 from tests.adapters.queues.test_queues import Consumer, bodies, wait_for, wait_until_handled
 from tests.child import PATIENCE, Child
@@ -47,52 +48,8 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-class Seen:
-    """A handler that keeps what it was called with, and waits while it is not `open`."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.open = threading.Event()
-        self.open.set()
-
-    def __call__(self, message: Message) -> None:
-        self.messages.append(message)
-        self.open.wait()
-        if message.body.startswith(b"reject"):
-            raise Reject("not wanted")
-        message.text()
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message.body for message in self.messages]
-
-    def wait_for(self, count: int) -> None:
-        wait_for(lambda: len(self.messages) >= count, lambda: self.bodies)
-
-
-@contextmanager
-def running(*consumers: SqliteConsumer) -> Iterator[list[type[events.Event]]]:
-    """They run inside the block; what kinds of events were told."""
-    told: list[type[events.Event]] = []
-    group = ServiceGroup(signals=())
-    group.subscribe(lambda event: told.append(type(event)))
-    for number, consumer in enumerate(consumers):
-        group.add(consumer, name=f"consumer-{number}")
-    with group:
-        yield told
-
-
 def wait_until_empty(queue: SqliteQueue) -> None:
     wait_for(lambda: len(queue) == 0, lambda: len(queue))
-
-
-def failure(consumer: SqliteConsumer) -> BaseException:
-    """What it fails with, by itself."""
-    group = ServiceGroup(signals=())
-    group.add(consumer)
-    with pytest.raises(ServiceGroupError) as caught:
-        group.start()
-    return caught.value.exceptions[0]
 
 
 # -- options --------------------------------------------------------------------------------------
