@@ -19,9 +19,11 @@ from tests.child import PATIENCE, Child
 MESSAGES = 2_000
 MOMENTS = 7  # by three interpreters
 
-each_kind = pytest.mark.parametrize("rig", KINDS, indirect=True)
-with_server = pytest.mark.parametrize(
-    "rig", [kind for kind in KINDS if kind != "sqlite"], indirect=True
+each_kind = pytest.mark.parametrize(
+    "rig",
+    # Those with a server take long.
+    [pytest.param(one, marks=() if one == "sqlite" else pytest.mark.slow) for one in KINDS],
+    indirect=True,
 )
 both_handlers = pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "tasks"])
 
