@@ -337,6 +337,7 @@ def test_the_date_is_that_of_the_second(http_parser: Any) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors in /proc")
+@pytest.mark.slow
 def test_nothing_stays_open() -> None:
     server = AsgiServer(hello, port=0)
     group = ServiceGroup()

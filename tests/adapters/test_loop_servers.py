@@ -275,6 +275,7 @@ def test_a_thread_that_hangs_without_a_request_is_a_failure(make: Make, site: Si
     assert "in hang" in error.stack
 
 
+@pytest.mark.slow
 def test_all_are_let_in_though_few_may_wait(make: Make, site: Site) -> None:
     server = make(site, backlog=1)
     with served(server) as group:
