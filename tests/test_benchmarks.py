@@ -45,6 +45,7 @@ def benchmarks(*arguments: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.version_info[:2] != (3, 12), reason="it takes long: once is enough")
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="memory is read there")
 def test_a_quick_run_stores_its_entry_and_keeps_those_of_other_interpreters(tmp_path: Path) -> None:
     output = tmp_path / "results.json"

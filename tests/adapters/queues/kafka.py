@@ -21,7 +21,7 @@ GROUP = "billing"
 CONFIG = {
     # When members come or go, this cluster waits for the others for a second less than this, not
     # for max.poll.interval.ms: busy machines need that time.
-    "session.timeout.ms": 3000,
+    "session.timeout.ms": 4000,
     "heartbeat.interval.ms": 200,
     # Of what is handled, no more than a few may be handled once more after a kill -9.
     "auto.commit.interval.ms": 1,

@@ -138,9 +138,9 @@ class Rig(rig.Rig):
         """What the server answers."""
 
         async def ask() -> T:
-            client: Client = await nats.connect(self.options()["url"])
+            client: Client = await nats.connect(self.options()["url"], connect_timeout=PATIENCE)
             try:
-                return await question(client.jetstream())
+                return await question(client.jetstream(timeout=PATIENCE))
             finally:
                 await client.close()
 

@@ -258,7 +258,7 @@ def test_each_partition_is_in_order_also_when_one_of_many_is_killed(rig: Rig, nu
 
 
 # This cluster waits for members no longer than for a session, instead of max.poll.interval.ms.
-PATIENT = {"session.timeout.ms": 5000}
+PATIENT = {"session.timeout.ms": 9_000}
 
 
 @pytest.mark.slow

@@ -127,9 +127,9 @@ def test_a_handler_that_hangs_is_named_and_its_message_comes_again(
     ) as consumer:
         wait_until_handled(rig, {"hangs hang", *bodies(20)})
         wait_for(lambda: "has run for more than 0.2 s" in consumer.stderr, lambda: consumer.stderr)
-        at = consumer.send(signal.SIGTERM)
+        consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
-        assert time.monotonic() - at < 2.0
+        assert consumer.seconds_to_stop < 2.0
         assert "program.py" in consumer.stderr
     before = handled(rig).count("hangs hang")
     with Consumer(rig, asynchronous=asynchronous):
@@ -144,8 +144,9 @@ def test_a_stop_finishes_what_has_begun_and_gives_the_rest_back_at_once(rig: Rig
         consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
     assert {"wait 1 0.5", "wait 2 0.5"} <= set(handled(rig))
-    at = time.monotonic()
     with Consumer(rig, attempts=1) as consumer:  # that they were here before is no attempt
+        consumer.wait_for("ready")
+        at = time.monotonic()
         wait_until_handled(rig, set(bodies(10)))
         assert time.monotonic() - at < rig.takeover
         wait_for(lambda: rig.left() == 0, rig.left)
