@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from servicegroup.adapters.queue import Handler, QueueConsumer
@@ -17,6 +18,10 @@ class Rig(rig.Rig):
         path = self.directory / "queue.db"
         self._queue = SqliteQueue(path, "orders")
         self._dead = SqliteQueue(path, "dead")
+
+    def close(self) -> None:
+        self._queue.close()
+        self._dead.close()
 
     def options(self, port: int | None = None) -> dict[str, Any]:
         return {"path": str(self._queue.path)}
@@ -34,5 +39,5 @@ class Rig(rig.Rig):
 
     def dead(self) -> list[tuple[str, str]]:
         query = "SELECT body, headers ->> '$.reason' FROM messages WHERE queue = 'dead' ORDER BY id"
-        with self._dead.connect() as connection:
+        with closing(self._dead.connect()) as connection:
             return [(body.decode(), reason) for body, reason in connection.execute(query)]
