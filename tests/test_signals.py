@@ -13,7 +13,7 @@ import pytest
 
 from servicegroup import ServiceGroup, ServiceGroupError, with_start
 from servicegroup._signals import Signals
-from tests.child import Child
+from tests.child import PATIENCE, Child
 
 REPEAT_SECONDS = 0.25
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -109,7 +109,7 @@ def test_no_signal_is_late_that_comes_just_as_the_main_thread_goes_to_wait(round
         say("worst", worst)
     """,
     ) as child:
-        worst = float(child.wait_for("worst").split()[1])
+        worst = float(child.wait_for("worst", 10 * PATIENCE).split()[1])
         assert child.end() == 0
         assert worst < 5.0
 
@@ -144,7 +144,7 @@ def test_no_signal_around_the_start_is_lost_between_two_handlers(rounds: int, si
         say("reasons", sorted(reasons))
     """,
     ) as child:
-        reasons = child.wait_for("reasons")
+        reasons = child.wait_for("reasons", 10 * PATIENCE)
         assert child.end() == 0
         taken = "['SIGTERM', 'handler']" if signals != "()" else "['handler']"
         assert reasons == f"reasons {taken}"
@@ -731,7 +731,7 @@ def test_20000_signals_of_all_kinds_in_a_row_harm_nothing() -> None:
         group.add(with_start(send))
         group.start()
     """) as child:
-        child.wait_for("sent running running")
+        child.wait_for("sent running running", 10 * PATIENCE)
         assert child.said("GroupDraining", "stop") == []
         child.send(signal.SIGTERM)
         assert child.end() == 0
