@@ -163,7 +163,8 @@ class ThreadHandlers(Handlers):
                 try:
                     self._loop.call_soon_threadsafe(self._tell)
                 except RuntimeError:  # closed: it came after the deadline
-                    return
+                    break
+        self._stalled.discard(this)
 
     def _tell(self) -> None:
         self._woken = False
@@ -184,7 +185,9 @@ class ThreadHandlers(Handlers):
             self._stalled.add(thread)
             self._add_thread()
             self._tell_stalled(delivery, stack_of(thread))
-        if due == math.inf and self._jobs.qsize():
+        # One may have been taken just now, and not be noted yet as begun.
+        stalled = sum(thread in self._stalled for thread in self._begun.copy())
+        if due == math.inf and self.count > stalled:
             due = now + self._timeout
         if due < math.inf:
             self._timer = self._loop.call_later(due - now, self._look)

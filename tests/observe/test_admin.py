@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from statistics import median
 
 import pytest
 
@@ -276,14 +276,14 @@ def test_slow_and_broken_clients_neither_hold_up_probes_nor_the_stop() -> None:
                 client.sendall(
                     [b"GET /li", b"\x00\xff\r\n", b"GET /events HTTP/1.1\r\n\r\n"][number % 3]
                 )
-            slowest = 0.0
-            for _ in range(20):
+            took = []
+            for _ in range(21):
                 at = time.monotonic()
                 assert ask(admin, "/livez")[0] == 200
-                slowest = max(slowest, time.monotonic() - at)
+                took.append(time.monotonic() - at)
             at = time.monotonic()
         assert time.monotonic() - at < 5.0
-    logging.getLogger(__name__).info("the slowest probe took %.3f s", slowest)
+        assert median(took) < 0.1
 
 
 def test_one_object_serves_again() -> None:

@@ -35,7 +35,6 @@ class Rig(rig.Rig):
 
     is_up = False
     takeover = 15.0
-    ordered = True
 
     _server: subprocess.Popen[str] | None = None
     _producer: kafka.Producer | None = None

@@ -29,13 +29,11 @@ class Rig(ABC):
         directory: of its own, for files of the server.
         has_server: whether there is something to be stopped, killed, and reached by a network.
         takeover: seconds until others get what a killed consumer had, at most.
-        ordered: whether what has the same key is handled in order.
     """
 
     kind: str
     has_server = True
     takeover = 10.0
-    ordered = False
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from servicegroup import ServiceGroup, ServiceGroupError, events
+from servicegroup.adapters._broker import Delivery
+from servicegroup.adapters._handlers import ThreadHandlers
 from servicegroup.adapters.queue import (
     BrokerAwayError,
     Handler,
@@ -424,6 +426,19 @@ def test_a_thread_whose_handler_hangs_is_named_and_replaced(
         assert "never.wait()" in caplog.text
         never.set()
         wait_for(lambda: store.said("ack") == ["a", "b", "hang"])
+
+
+def test_a_thread_that_has_just_taken_a_message_is_looked_after() -> None:
+    async def look() -> None:
+        handlers = ThreadHandlers(nothing, 0, 1000.0, "orders", lambda *_: None)
+        message = Delivery(message=Message(body=b""), token=None, broker=Scripted(Store()))
+        handlers.handle(message)
+        handlers._jobs.get()  # as a thread does, before it notes that it has begun
+        handlers._look()
+        assert handlers._timer is not None
+        handlers.close()
+
+    asyncio.run(look())
 
 
 def test_a_task_whose_handler_hangs_is_named_and_has_failed(
