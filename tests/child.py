@@ -104,6 +104,8 @@ class Child:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             bufsize=0,
         )
+        assert self.process.stdout is not None
+        self._stdout = self.process.stdout
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +134,8 @@ class Child:
 
     def said(self, *firsts: str) -> list[str]:
         """The lines so far whose first word is one of `firsts`."""
+        while not self._stdout.closed and self._gulp(0.0):
+            pass
         return [line for line in self.lines if line.split(" ")[0] in firsts]
 
     def wait_for(self, start: str, patience: float = PATIENCE) -> str:
@@ -173,13 +177,11 @@ class Child:
         return found
 
     def _gulp(self, seconds: float) -> bool:
-        stdout = self.process.stdout
-        assert stdout is not None
         poller = select.poll()
-        poller.register(stdout, select.POLLIN)
+        poller.register(self._stdout, select.POLLIN)
         if not poller.poll(seconds * 1000):
             return False
-        more = os.read(stdout.fileno(), 65536)
+        more = os.read(self._stdout.fileno(), 65536)
         *lines, self._partial = (self._partial + more).split(b"\n")
         self.lines += [line.decode() for line in lines]
         return bool(more)

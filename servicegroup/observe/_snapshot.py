@@ -17,21 +17,18 @@ SLOW_SECONDS = 0.5  # to start or stop, from when on it is told where
 
 
 class Snapshot:
-    """Any thread may call what is here; `note` is for the group's subscribers' thread.
-
-    Attributes:
-        events: the last of them, the newest at the end.
-    """
+    """Any thread may call what is here; `note` is for the group's subscribers' thread."""
 
     def __init__(self, group: ServiceGroup) -> None:
-        self.events: deque[dict[str, object]] = deque(maxlen=KEPT)
+        # As they came, since most are never asked for; but of an error only the text, for it
+        # holds all that its frames hold.
+        self._events: deque[Event | dict[str, object]] = deque(maxlen=KEPT)
         self._group = group
 
-    def note(self, event: Event) -> dict[str, object]:
-        """Keep it, and return its form for JSON."""
-        noted = event_dict(event)
-        self.events.append(noted)
-        return noted
+    def note(self, event: Event) -> None:
+        """Keep it."""
+        failed = isinstance(event, ServiceEvent) and event.error is not None
+        self._events.append(event_dict(event) if failed else event)
 
     def now(self) -> dict[str, object]:
         """How all stands."""
@@ -43,7 +40,9 @@ class Snapshot:
             "pid": os.getpid(),
             "now": time.time(),
             "services": [self._status(one) for one in group.status()],
-            "events": list(self.events),
+            "events": [
+                event_dict(one) if isinstance(one, Event) else one for one in list(self._events)
+            ],
         }
 
     def _status(self, one: ServiceStatus) -> dict[str, object]:

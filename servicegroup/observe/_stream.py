@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 LISTENERS = 64  # each holds a thread
 BEHIND = 1_000  # events that a slow listener may be behind, before it has to begin anew
@@ -46,13 +46,13 @@ class Stream:
         self._listeners: list[Listener] = []
         self._count = 0
 
-    def tell(self, what: object) -> None:
-        """Have all who listen hear `what`, which JSON knows."""
+    def tell(self, what: Callable[[], object]) -> None:
+        """Have all who listen hear what `what` returns, which JSON knows."""
         if not self._listeners:
             return
         with self.changed:
             self._count += 1
-            chunk = f"id: {self._count}\ndata: {json.dumps(what)}\n\n".encode()
+            chunk = f"id: {self._count}\ndata: {json.dumps(what())}\n\n".encode()
             for listener in self._listeners:
                 if len(listener.waiting) <= BEHIND:
                     listener.waiting.append(chunk)

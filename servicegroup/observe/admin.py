@@ -17,8 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from servicegroup.adapters.socketserver import SocketServer
+from servicegroup.events import Event
 from servicegroup.group import ServiceGroup
-from servicegroup.observe._snapshot import Snapshot, stacks
+from servicegroup.observe._snapshot import Snapshot, event_dict, stacks
 from servicegroup.observe._stream import Stream
 from servicegroup.observe.health import Health, Verdict
 
@@ -83,7 +84,11 @@ class AdminServer(SocketServer):
         self._metrics: Callable[[], bytes] | None = _metrics_of(group)
         super().__init__(ThreadingHTTPServer, (host, port), partial(_Handler, self))
         self.name = "admin"
-        group.subscribe(lambda event: self._stream.tell(self._snapshot.note(event)))
+        group.subscribe(self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        self._snapshot.note(event)
+        self._stream.tell(lambda: event_dict(event))
 
     def start(self) -> None:
         """Serve until `stop()`. OSError when it cannot listen."""

@@ -103,6 +103,7 @@ class _Notifier:
         self._address = address
         self._interval = interval
         self._lock = threading.Lock()  # around each datagram: no ping may follow STOPPING=1
+        self._sender: socket.socket | None = None
         self._told_ready = False
         self._stopping = False
         self._reason = ""
@@ -122,6 +123,8 @@ class _Notifier:
         elif type(event) in _STATUS:
             with self._lock:
                 self._send([self._status(event)], 0.0)
+                if isinstance(event, events.GroupStopped):
+                    self._close()
 
     def on_ready(self) -> None:
         with self._lock:
@@ -169,11 +172,13 @@ class _Notifier:
 
     def _send(self, lines: list[str], patience: float) -> None:
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(patience)
-                sender.connect(self._address)  # unconnected, it would not wait but spin
-                sender.send("\n".join(lines).encode())
+            try:
+                self._put(lines, patience)
+            except ConnectionError:  # who read there has gone; perhaps there is another by now
+                self._close()
+                self._put(lines, patience)
         except OSError as error:
+            self._close()
             if patience and not self._unheard:
                 self._unheard = True  # once, for a watchdog would say it again and again
                 _log.logger().warning(
@@ -184,6 +189,18 @@ class _Notifier:
                 )
         else:
             self._unheard = False
+
+    def _put(self, lines: list[str], patience: float) -> None:
+        if self._sender is None:
+            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sender.connect(self._address)  # unconnected, it would not wait but spin
+        self._sender.settimeout(patience)
+        self._sender.send("\n".join(lines).encode())
+
+    def _close(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
 
 
 def _live(services: Iterable[ServiceStatus]) -> bool:

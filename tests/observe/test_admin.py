@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from statistics import median
@@ -192,9 +193,25 @@ def test_the_events_that_are_kept_are_bounded() -> None:
         admin._snapshot.note(
             events.ServiceReady(group="group", service=str(number), time=0.0, monotonic=0.0)
         )
-    kept = list(admin._snapshot.events)
+    kept = admin._snapshot.now()["events"]
+    assert isinstance(kept, list)
     assert len(kept) == 1_000
     assert kept[-1]["service"] == "2999"
+
+
+def test_an_event_that_is_kept_does_not_keep_its_error() -> None:
+    class Lost(Exception):
+        pass
+
+    error = Lost()
+    seen = weakref.ref(error)
+    admin = AdminServer(ServiceGroup(), port=0)
+    admin._snapshot.note(
+        events.ServiceFailed(group="group", service="api", time=0.0, monotonic=0.0, error=error)
+    )
+    del error
+    assert seen() is None
+    assert "Lost" in str(admin._snapshot.now()["events"])
 
 
 def test_a_stop_is_asked_for_with_the_token_only() -> None:

@@ -404,6 +404,24 @@ def test_a_socket_that_is_gone_is_logged_once_and_changes_nothing(
     assert told[0].startswith("group 'shop': systemd could not be told READY=1: ")
 
 
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_one_who_took_the_place_of_another_is_told(
+    manager: Manager, caplog: pytest.LogCaptureFixture, steps: Steps, tmp_path: Path
+) -> None:
+    group = shop()
+    notify_systemd(group)
+    with group:
+        manager.until("WATCHDOG=1")
+        steps.timeouts.get(timeout=PATIENCE)
+        manager.socket.close()
+        Path(manager.where).unlink()
+        manager.__init__("path", tmp_path)  # type: ignore[misc]
+        steps.step()
+        assert manager.receive() == ["WATCHDOG=1"]
+    manager.until("STATUS=stopped")
+    assert not caplog.records
+
+
 def test_what_only_informs_never_waits_and_the_rest_not_for_ever(
     manager: Manager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ class Work:
     def __init__(self, log: str, seconds: float) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._seconds = seconds
+        self._is_first = True
 
     def handle(self, message: Message) -> None:
         self._begin(message)
@@ -62,6 +63,9 @@ class Work:
 
     def _end(self, message: Message) -> None:
         self._write(message.text())
+        if self._is_first:
+            self._is_first = False
+            say("first")
 
     def _write(self, line: str) -> None:
         os.write(self._log, f"{line}\n".encode())  # at once whole, or not at all
