@@ -194,7 +194,10 @@ def refuse_new(listener: socket.socket) -> None:
         steps = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
         so_attach_filter = 26
         program = struct.pack("HP", len(code), ctypes.addressof(steps))
-        listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
+        except OSError:
+            pass  # some kernels let only administrators do that: then it is as elsewhere
 
 
 def close(listener: socket.socket) -> None:

@@ -230,6 +230,18 @@ def test_sockets_for_nobody_or_for_another_process_are_not_taken(whom: str) -> N
 # -- leaving --------------------------------------------------------------------------------------
 
 
+class Strict(socket.socket):
+    """As in a container of an ordinary user, on a kernel that lets only administrators filter."""
+
+    def setsockopt(self, *_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_kernel_that_lets_nobody_filter_does_not_spoil_the_stop() -> None:
+    with Strict() as listener:
+        sockets.refuse_new(listener)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a packet filter of Linux")
 def test_who_comes_late_is_neither_let_in_nor_turned_away_and_who_was_let_in_can_go_on() -> None:
     listener = Endpoint(port=0).open()
