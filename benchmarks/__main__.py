@@ -10,6 +10,7 @@ from typing import cast
 
 from benchmarks import (
     async_rows,
+    command_line,
     first_stop,
     http_latency,
     imports,
@@ -28,7 +29,7 @@ SIZES = (10, 100, 1_000, 10_000)
 # Enough for a steady median; a round of the greatest size takes seconds.
 ROUNDS = {10: 21, 100: 21, 1_000: 25, 10_000: 9}
 OTHER_ROUNDS = 5
-SHORT_ROUNDS = 61  # of signals and imports
+SHORT_ROUNDS = 61  # of signals, imports and commands
 ASYNC_SIZES = (1_000, 10_000)
 ASYNC_ROUNDS = 7
 KINDS_ROUNDS = 9
@@ -117,6 +118,7 @@ def _measure(options: argparse.Namespace) -> results.Parts:
         ],
         "first_stop": lambda: first_stop.measure(often(SHORT_ROUNDS)),
         "imports": lambda: imports.measure(often(SHORT_ROUNDS)),
+        "command_line": lambda: command_line.measure(often(SHORT_ROUNDS)),
         "restarts": lambda: restarts.measure(QUICK_RESTARTS if options.quick else RESTARTS),
         "kinds": lambda: kinds.measure(often(KINDS_ROUNDS, 1), max(options.sizes)),
         "http_latency": lambda: http_latency.measure(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from benchmarks.async_rows import AsyncServices
+from benchmarks.command_line import CommandLine
 from benchmarks.http_latency import HttpLatency
 from benchmarks.imports import Imports
 from benchmarks.kinds import Kinds
@@ -30,6 +31,7 @@ class Parts(TypedDict, total=False):
     scale: list[Scale]
     first_stop: Spread
     imports: Imports
+    command_line: CommandLine
     restarts: Restarts
     kinds: Kinds
     http_latency: HttpLatency

@@ -95,7 +95,7 @@ def _title(entry: Entry) -> str:
 
 def _tables(entry: Entry) -> Iterator[Table]:
     head = ("measured", "servicegroup", "bare", "ratio", "min..max")
-    if rows := [*_scale(entry), *_first_stop(entry), *_imports(entry)]:
+    if rows := [*_scale(entry), *_first_stop(entry), *_imports(entry), *_command_line(entry)]:
         yield Table(head, rows)
     if "async_services" in entry:
         yield _async_services(entry)
@@ -143,6 +143,14 @@ def _imports(entry: Entry) -> Iterator[Row]:
         ):
             ours, other, _, between = _compared(one, _time)
             yield what, ours, other, f"{one['ratio_of_medians']:.2f}", between
+
+
+def _command_line(entry: Entry) -> Iterator[Row]:
+    if "command_line" in entry:
+        found = entry["command_line"]
+        yield "`servicegroup run`: process start to all running", *_compared(found["up"], _time)
+        yield "`servicegroup run`: SIGTERM to exit", *_compared(found["down"], _time)
+        yield "`servicegroup --help`, against `python -c pass`", *_compared(found["help"], _time)
 
 
 def _async_services(entry: Entry) -> Table:

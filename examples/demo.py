@@ -1,5 +1,7 @@
 """Run morning_evening.py, send it requests, and a SIGTERM in the middle; tell what happened.
 
+    python examples/demo.py [--report FILE.json]
+
 Ends with 1 if a request was lost, the services did not stop last-in-first-out, or the program did
 not end with 0.
 
@@ -12,6 +14,7 @@ client sends the next request; not a byte comes back, and the client *sends it a
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import os
 import random
@@ -103,10 +106,25 @@ class Client(threading.Thread):
         return True
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Send a program requests and a SIGTERM.")
+    parser.add_argument("--report", metavar="FILE.json", help="write the program's report there")
+    found = parser.parse_args()
+    if found.report and not found.report.endswith(".json"):
+        parser.error(f"--report: {found.report!r} must end in .json, for JSON is what it will be")
+    return found
+
+
 def main() -> int:
+    report = arguments().report
     child = subprocess.Popen(
         [sys.executable, str(PROGRAM)],
-        env={**os.environ, "MORNING_PORT": "0", "EVENING_PORT": "0"},
+        env={
+            **os.environ,
+            "MORNING_PORT": "0",
+            "EVENING_PORT": "0",
+            **({"REPORT": report} if report else {}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,8 +2,9 @@
 
     python examples/morning_evening.py
 
-MORNING_PORT and EVENING_PORT in the environment choose other ports, 0 any that is free. End it with
-Ctrl-C or SIGTERM: whoever was let in is answered first.
+MORNING_PORT and EVENING_PORT in the environment choose other ports, 0 any that is free; REPORT is a
+file for the report, .json, .svg or .txt. End it with Ctrl-C or SIGTERM: whoever was let in is
+answered first.
 """
 
 import logging
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from gentle_server import GentleServer
 
 from servicegroup import Service, ServiceGroup
+from servicegroup.observe.timeline import write_report
 
 HOST = "127.0.0.1"
 
@@ -55,4 +57,6 @@ logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 group = ServiceGroup(name="day", drain_delay=0.5)
 group.add(Greeter("morning", int(os.environ.get("MORNING_PORT", "8080"))))
 group.add(Greeter("evening", int(os.environ.get("EVENING_PORT", "8081"))))
+if "REPORT" in os.environ:
+    write_report(group, os.environ["REPORT"])
 group.run()

@@ -11,6 +11,7 @@ from attrs import define
 from servicegroup._aio_service import AsyncService, as_awaitable
 from servicegroup._aio_tasks import task_stack
 from servicegroup._options import Options
+from servicegroup._runner import silence
 from servicegroup.report import ServiceStatus, State
 from servicegroup.service import Composite
 
@@ -149,6 +150,7 @@ class Member:
             if asked_at is None or settled_at is None
             else settled_at - asked_at,
             restarts=self.restarts,
+            seconds_since_heartbeat=silence(self, self.crew.now),
             error=self.error,
             stack=self.stack,
             parts=tuple(part.under(name) for part in parts),

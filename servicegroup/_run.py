@@ -30,6 +30,9 @@ FLUSH_SECONDS = 1.0
 # A nested group ends its own stop that much sooner than the outer one would abandon it.
 NESTED_SHARE = 1.1
 
+# Told of each run that ends in failure, on the thread that decided; for the plugin of pytest.
+on_failed_run: list[Callable[[Run], object]] = []
+
 
 @frozen(kw_only=True, eq=False, repr=False)
 class Settings:
@@ -66,6 +69,7 @@ class Run(Supervision[Runner]):
         self.report: Report | None = None
         self.error: ServiceGroupError | None = None
         self.crash: BaseException | None = None  # the machine has no thread left, or a bug of ours
+        self.raised_in: list[threading.Thread] = []  # those that were given the failure
         self.context = Context()  # that of the caller of start()
         self.root: Run = self
         self.on_stop_begun: Callable[[float], None] = lambda _seconds: None
@@ -127,6 +131,9 @@ class Run(Supervision[Runner]):
         self.crash = crash
         self.state = GroupState.STOPPED
         self._table.reopen()
+        if self.failing:
+            for tell in on_failed_run:
+                tell(self)
         self.ready_or_never.set()
         self.over.set()
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from servicegroup.events import Event
     from servicegroup.restart import Restart, RestartHistory
 
+    class Beating(Protocol):
+        """A service during one run, as far as its heartbeats go."""
+
+        options: Options
+        state: State
+        beat_at: float
+
     class Host(Protocol):
         """The run a service belongs to, as its runner sees it: where it posts to."""
 
@@ -54,6 +61,14 @@ def line_of(error: BaseException) -> str:
         return repr(error.code)
     except Exception:
         return "..."
+
+
+def silence(part: Beating, now: Callable[[], float]) -> float | None:
+    """Seconds since its last heartbeat, if it runs and owes any. Any thread."""
+    if part.options.heartbeat_timeout == float("inf") or part.state is not State.RUNNING:
+        return None
+    beat_at = part.beat_at  # before `now`, since another may come meanwhile
+    return now() - beat_at
 
 
 class GroupThread(threading.Thread):
@@ -230,6 +245,7 @@ class Runner:
             stopping_at=None if asked_at is None else asked_at + wall,
             seconds_to_stop=seconds_to_stop,
             restarts=self.restarts,
+            seconds_since_heartbeat=silence(self, self.host.now),
             error=self.error,
             stack=self.stack,
             parts=parts,

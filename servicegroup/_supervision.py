@@ -113,11 +113,11 @@ class Supervision(Generic[P]):
         since = part.started_at if part.ready_at is None else part.unready_at
         if part.ready_at is None:
             part.ready_at = now
+            part.beat_at = max(part.beat_at, now)  # before the state: of what runs it is shown
             part.state = State.RUNNING
             self._await_no_more(part)
             timeout = part.options.heartbeat_timeout
             if timeout != INFINITY:
-                part.beat_at = max(part.beat_at, now)
                 self._watch(part, part.beat_at + timeout)
         self._unready -= 1
         if self._details:

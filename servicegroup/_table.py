@@ -57,6 +57,11 @@ class Table:
             self.entries.append(Entry(service, self._unique(name), options))
             self._ids.add(id(service))
 
+    def last_to_front(self) -> None:
+        """Have the last one started first and stopped last; only while no run has begun."""
+        with self.lock:
+            self.entries.insert(0, self.entries.pop())
+
     def _unique(self, name: str) -> str:
         names = self._names
         number = names.get(name)

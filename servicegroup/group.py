@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, Self, TypeVar
+
+import attrs
 
 from servicegroup import _log
 from servicegroup._dispatcher import Subscriber
@@ -23,7 +25,7 @@ from servicegroup._runner import GroupThread
 from servicegroup._signals import Signals, in_main_thread
 from servicegroup._stacks import all_stacks
 from servicegroup._table import Table
-from servicegroup.errors import GroupRunningError, GroupStoppingError
+from servicegroup.errors import GroupRunningError, GroupStoppingError, ServiceGroupError
 from servicegroup.report import GroupState, Report, ServiceStatus, table
 from servicegroup.service import (
     Composite,
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from servicegroup._exit import LastResort
 
 SIGUSR1: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+
+# Why no group may be started for now: somebody imports a program just to have its group.
+not_now: str | None = None
 
 
 class ServiceGroup(Composite):
@@ -71,7 +76,7 @@ class ServiceGroup(Composite):
         TypeError, ValueError: an argument makes no sense; the message says which and why.
     """
 
-    _mailbox_type: ClassVar[type[Mailbox]] = Mailbox
+    _mailbox_type: Callable[[], Mailbox] = Mailbox
 
     def __init__(
         self,
@@ -90,18 +95,15 @@ class ServiceGroup(Composite):
     ) -> None:
         _require_name("ServiceGroup", name)
         whose = f"group {name!r}"
-        self._settings = Settings(
-            name=name,
-            shutdown_timeout=seconds(whose, "shutdown_timeout", shutdown_timeout),
-            drain_delay=seconds(whose, "drain_delay", drain_delay),
-            start_concurrently=flag(whose, "start_concurrently", start_concurrently),
-            stop_concurrently=flag(whose, "stop_concurrently", stop_concurrently),
-        )
-        if drain_delay and drain_delay >= shutdown_timeout:
-            raise ValueError(
-                f"{whose}: drain_delay ({drain_delay}) must be shorter than shutdown_timeout "
-                f"({shutdown_timeout}), which includes it"
+        self._settings = _checked_limits(
+            Settings(
+                name=name,
+                shutdown_timeout=shutdown_timeout,
+                drain_delay=drain_delay,
+                start_concurrently=flag(whose, "start_concurrently", start_concurrently),
+                stop_concurrently=flag(whose, "stop_concurrently", stop_concurrently),
             )
+        )
         self._resolver = Resolver(
             {
                 "start_timeout": seconds(whose, "start_timeout", start_timeout),
@@ -248,6 +250,9 @@ class ServiceGroup(Composite):
             SystemExit: with 0, with 1 after a failure, or as a service asked for.
             GroupRunningError: as `start()`.
         """
+        self._run_and_exit(_print_outcome)
+
+    def _run_and_exit(self, tell: Callable[[Report, ServiceGroupError | None], object]) -> NoReturn:
         from servicegroup._exit import LastResort
 
         run = self._begin_run()
@@ -268,10 +273,9 @@ class ServiceGroup(Composite):
                 signals.__exit__()
             _outcome(run)
         assert run.report is not None
+        run.raised_in.append(threading.current_thread())
         last.watch(run.report.exit_code, signals)
-        if run.error is not None:
-            traceback.print_exception(run.error)
-        print(run.report, file=sys.stderr)
+        tell(run.report, run.error)
         if run.exit is not None:
             raise run.exit
         raise SystemExit(run.report.exit_code)
@@ -380,12 +384,34 @@ class ServiceGroup(Composite):
         if run.failing:
             _outcome(run)
 
+    # -- for the command line, before the start ---------------------------------------------------
+
+    def _set_limits(
+        self, *, shutdown_timeout: float | None = None, drain_delay: float | None = None
+    ) -> None:
+        """Others than those it was made with; refused as in the constructor."""
+        old = self._settings
+        settings = attrs.evolve(
+            old,
+            shutdown_timeout=old.shutdown_timeout if shutdown_timeout is None else shutdown_timeout,
+            drain_delay=old.drain_delay if drain_delay is None else drain_delay,
+        )
+        self._settings = self._run.settings = _checked_limits(settings)
+
+    def _stop_on(self, number: int) -> None:
+        """One more signal that stops it, unless it is to take none, or somebody has that one."""
+        free = number != self._dump_signal and signal.getsignal(number) == signal.SIG_DFL
+        if self._signals and free:
+            self._signals = (*self._signals, number)
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _new_run(self) -> Run:
         return Run(self._settings, self._table, self._subscribers, self._mailbox_type())
 
     def _begin_run(self) -> Run:
+        if not_now is not None:
+            raise RuntimeError(f"group {self.name!r} cannot be started now: {not_now}")
         with self._table.lock:
             run = self._run
             if run.begun and not run.over.is_set():
@@ -624,6 +650,8 @@ class _Deferred(Service):
 
 
 def _outcome(run: Run, *, raise_exit: bool = True) -> Report:
+    if run.failing:
+        run.raised_in.append(threading.current_thread())
     if run.crash is not None:
         raise run.crash
     if raise_exit and run.exit is not None:
@@ -634,6 +662,24 @@ def _outcome(run: Run, *, raise_exit: bool = True) -> Report:
         raise run.error
     assert run.report is not None
     return run.report
+
+
+def _print_outcome(report: Report, error: ServiceGroupError | None) -> None:
+    if error is not None:
+        traceback.print_exception(error)
+    print(report, file=sys.stderr)
+
+
+def _checked_limits(settings: Settings) -> Settings:
+    whose = f"group {settings.name!r}"
+    whole = seconds(whose, "shutdown_timeout", settings.shutdown_timeout)
+    delay = seconds(whose, "drain_delay", settings.drain_delay)
+    if delay and delay >= whole:
+        raise ValueError(
+            f"{whose}: drain_delay ({delay}) must be shorter than shutdown_timeout ({whole}), "
+            "which includes it"
+        )
+    return settings
 
 
 def _default_name(service: object) -> str:

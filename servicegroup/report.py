@@ -51,6 +51,8 @@ class ServiceStatus:
         stopping_at: when it was asked to stop, in seconds since the epoch.
         seconds_to_stop: from there until it had ended or was abandoned.
         restarts: how often it was started again.
+        seconds_since_heartbeat: since it gave the last one, or was ready; None unless it runs and
+            has a `heartbeat_timeout`.
         error: the first thing it raised, or the timeout it missed; under `Restart`, the last.
         stack: where its threads were when it was abandoned.
         parts: the services of a nested group.
@@ -65,6 +67,7 @@ class ServiceStatus:
     stopping_at: float | None = None
     seconds_to_stop: float | None = None
     restarts: int = 0
+    seconds_since_heartbeat: float | None = None
     error: BaseException | None = None
     stack: str | None = None
     parts: tuple[ServiceStatus, ...] = ()
@@ -87,6 +90,7 @@ class ServiceStatus:
             "stopping_at": self.stopping_at,
             "seconds_to_stop": self.seconds_to_stop,
             "restarts": self.restarts,
+            "seconds_since_heartbeat": self.seconds_since_heartbeat,
             "error": None if error is None else one_line(error),
             "traceback": None if error is None else "".join(traceback.format_exception(error)),
             "stack": self.stack,

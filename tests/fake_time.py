@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from servicegroup import ServiceGroup
 from servicegroup._mailbox import Mailbox, Message
-
-PATIENCE = 10.0  # seconds of real time, for what should take none
+from servicegroup.testing import wait_until as wait_until  # for those who import both from here
 
 
 class Sleeper(Protocol):
@@ -104,14 +102,6 @@ def fake_time_group(clock: FakeClock, **options: object) -> ServiceGroup:
     group = kind(**options)
     assert isinstance(group, ServiceGroup)
     return group
-
-
-def wait_until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for a condition; the test fails when it does not come true."""
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, f"never came true: {what or condition}"
-        time.sleep(0.0005)
 
 
 def mailbox_of(group: ServiceGroup) -> FakeMailbox:

@@ -446,7 +446,9 @@ def test_one_that_gives_no_heartbeat_is_stalled_until_it_does(times: Times, trac
         service.tell(service.heartbeat)
         times.settle()
         assert not group.status()[1].stalled
+        assert group.status()[1].seconds_since_heartbeat == 0.0
     times.advance(3.0)
+    assert [one.seconds_since_heartbeat for one in group.status()] == [None, 3.0]
     assert group.status()[1].stalled
     assert group.status()[1].state is State.RUNNING
     assert times.alarms() == []  # nothing more to look for

@@ -17,7 +17,7 @@ from benchmarks.statistic import percentile
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {
     *("scale", "first_stop", "imports", "restarts", "kinds", "http_latency", "async_services"),
-    *("servers", "queues", "observers"),
+    *("servers", "queues", "observers", "command_line"),
 }
 KINDS = {"Service", "Periodic", "AsyncService", "AsyncGroup", "InProcess"}
 SERVERS = {f"{name}Server" for name in ("Socket", "Asgi", "Wsgi", "Aiohttp", "Grpc", "GrpcAio")}
@@ -67,6 +67,7 @@ def test_a_quick_run_stores_its_entry_and_keeps_those_of_other_interpreters(tmp_
     comparisons = [
         *(scale[what] for what in ("up", "down", "both", "work", "memory")),
         *(entry["imports"][what] for what in ("inside", "process")),
+        *(entry["command_line"][what] for what in ("up", "down", "help")),
         *(latency[where][what] for where in ("thread", "process") for what in ("p50", "p99")),
     ]
     tasks = entry["async_services"]
@@ -97,6 +98,7 @@ def test_a_quick_run_stores_its_entry_and_keeps_those_of_other_interpreters(tmp_
     assert "10 in AsyncGroup: both together" in printed
     assert "`InProcess`, 99th percentile" in printed
     assert "a restart without a pause" in printed
+    assert "`servicegroup run`: SIGTERM to exit" in printed
     for name in SERVERS:
         shown = f"`{name}`"
         assert f"{shown}: SIGTERM to exit" in printed or f"{shown} is left out: " in printed

@@ -3,6 +3,7 @@
 A Python block must follow a line that says how it is run and ends, one of
 
     <!-- run: by itself; exit 1 -->
+    <!-- run: with pytest; exit 0 -->
     <!-- run: SIGTERM once it prints "ready"; exit 0 -->
 
 and a text block the line `<!-- printed -->`: its lines are the beginnings of lines that the program
@@ -17,7 +18,6 @@ import inspect
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,16 +27,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 import pytest
 import yaml
 
 from servicegroup import GroupState, ServiceGroup, State, events
+from servicegroup.cli._main import commands
 from servicegroup.observe.admin import AdminServer
 from servicegroup.observe.systemd import EXIT_SECONDS
 from servicegroup.service import Managed
+from servicegroup.testing import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # is followed from its top to its end by test_tutorial.py
 PATIENCE = 60.0  # far more than any of them takes
 
 CHECKED = ("console", "ini", "mermaid", "yaml")  # by tests of their own
@@ -44,7 +48,10 @@ CHECKED = ("console", "ini", "mermaid", "yaml")  # by tests of their own
 FENCE = re.compile(
     r"(?P<mark><!-- [^\n]* -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-MARK = re.compile(r'<!-- run: (?:by itself|(SIG\w+) once it prints "(.+)"); exit (\d+) -->\n')
+MARK = re.compile(
+    r'<!-- run: (?:by itself|(with pytest)|(SIG\w+) once it prints "(.+)"); exit (\d+) -->\n'
+)
+PYTEST = ("-m", "pytest", "-p", "pytest_servicegroup", "-p", "no:cacheprovider")
 
 
 @attrs.frozen
@@ -54,6 +61,7 @@ class Program:
     page: str
     line: int
     text: str
+    tests: bool
     signal: str | None
     once: str | None
     exit_code: int
@@ -65,6 +73,8 @@ class Program:
 
 def programs() -> Iterator[Program]:
     for page in PAGES:
+        if page == TUTORIAL:
+            continue
         program: Program | None = None
         text = page.read_text()
         for fence in FENCE.finditer(text):
@@ -76,8 +86,11 @@ def programs() -> Iterator[Program]:
                 if program is not None:
                     yield program
                 line = int(where.rpartition(":")[2])
-                number, once, code = said.groups()
-                program = Program(page.name, line, fence["text"], number, once, int(code), "")
+                tests, number, once, code = said.groups()
+                how = bool(tests), number, once, int(code)
+                program = Program(page.name, line, fence["text"], *how, "")
+            elif mark.startswith("<!-- printed by: servicegroup "):
+                continue  # tests/cli/test_docs.py runs it
             elif fence["kind"] == "text":
                 assert mark == "<!-- printed -->\n", f"{where}: it is not said what printed this"
                 assert program is not None, f"{where}: no program before it"
@@ -92,13 +105,6 @@ def programs() -> Iterator[Program]:
 PROGRAMS = list(programs())
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def run(
     program: Program, directory: Path, port: int, meanwhile: Callable[[], None] = lambda: None
 ) -> str:
@@ -106,7 +112,7 @@ def run(
     file = directory / "shop.py"
     file.write_text(program.text.replace("8080", str(port)))
     child = subprocess.Popen(
-        [sys.executable, "-u", str(file)],
+        [sys.executable, "-u", *(PYTEST if program.tests else ()), str(file)],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -153,7 +159,7 @@ def assert_printed(expected: str, output: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_the_program_does_what_the_text_says(program: Program, tmp_path: Path) -> None:
-    assert_printed(program.printed, run(program, tmp_path, free_port()))
+    assert_printed(program.printed, run(program, tmp_path, find_free_port()))
 
 
 def test_the_first_program_is_short_and_answers(tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_the_first_program_is_short_and_answers(tmp_path: Path) -> None:
     assert len(lines) <= 15
     assert lines[0].startswith(("import ", "from "))
     assert lines[-1] == "group.run()"
-    port, answers = free_port(), list[bytes]()
+    port, answers = find_free_port(), list[bytes]()
 
     def ask() -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as answer:
@@ -174,6 +180,8 @@ def test_the_first_program_is_short_and_answers(tmp_path: Path) -> None:
 
 def test_what_is_to_be_typed_exists() -> None:
     for page in PAGES:
+        if page == TUTORIAL:
+            continue
         for fence in FENCE.finditer(page.read_text()):
             if fence["kind"] == "console":
                 for line in fence["text"].splitlines():
@@ -190,6 +198,11 @@ def check_command(command: str) -> None:
             assert made.returncode == 0, made.stderr
         case ["pip", "install", "."]:
             assert (ROOT / "pyproject.toml").exists()
+        case ["servicegroup", name, *arguments]:
+            found = commands.get_command(click.Context(commands), name)
+            assert found is not None, command
+            # The program, the file or the address is not there; what is typed is well-formed.
+            found.make_parser(click.Context(found)).parse_args(arguments)
         case ["python", script, *_]:
             assert (ROOT / script).exists()
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -231,12 +232,27 @@ def test_a_server_told_to_end_before_it_serves_does_not_serve() -> None:
         assert child.wait(PATIENCE) == 0, output
 
 
-def test_the_demo_loses_nothing() -> None:
-    with start(str(EXAMPLES / "demo.py")) as child:
+def test_the_demo_loses_nothing_and_writes_a_report(tmp_path: Path) -> None:
+    file = tmp_path / "day.json"
+    with start(str(EXAMPLES / "demo.py"), "--report", str(file)) as child:
         output = stream(child).read()
         assert child.wait(PATIENCE) == 0, output
     assert re.search(r"^ +0 requests lost$", output, re.MULTILINE), output
     assert "stopped: first evening, then morning" in output
+    report = json.loads(file.read_text())
+    assert (report["name"], report["reason"], report["exit_code"]) == ("day", "SIGTERM", 0)
+    assert [one["name"] for one in report["services"]] == ["morning", "evening"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("day.yaml", "'day.yaml' must end in .json"), ("nowhere/day.json", "make it before")],
+)
+def test_the_demo_refuses_a_report_that_it_could_not_write(file: str, said: str) -> None:
+    with start(str(EXAMPLES / "demo.py"), "--report", file) as child:
+        output = stream(child).read()
+        assert child.wait(PATIENCE) != 0, output
+    assert said in output
 
 
 # -- one server each ------------------------------------------------------------------------------

@@ -934,6 +934,7 @@ def test_without_threads_for_all_stops_they_are_called_one_after_the_other(
     assert stops(trace) == ["c", "b", "a"]
 
 
+@pytest.mark.servicegroup_unwatched
 def test_when_no_thread_is_left_for_the_stops_the_group_ends_all_the_same(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, trace: Trace
 ) -> None:
@@ -1056,6 +1057,7 @@ def test_an_idle_group_waits_without_a_deadline(clock: FakeClock, trace: Trace) 
     end(group, clock, thread)
 
 
+@pytest.mark.servicegroup_unwatched
 def test_an_error_of_ours_ends_the_wait_and_is_raised() -> None:
     group = ServiceGroup()
     group.add(ByEvent("a", []))
@@ -1077,6 +1079,7 @@ def test_the_event_types_are_all_events() -> None:
     assert all(issubclass(kind, events.Event) for kind in kinds)
 
 
+@pytest.mark.servicegroup_unwatched
 def test_run_raises_what_kept_it_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     group = ServiceGroup()
     launch = threading.Thread.start

@@ -42,6 +42,7 @@ from servicegroup.process import (
     ChildStopTimeoutError,
     ChildTraceback,
 )
+from servicegroup.testing import wait_until
 from tests import process_services as services
 from tests.child import PATIENCE, Child
 from tests.scripted import run_in_thread
@@ -49,11 +50,7 @@ from tests.scripted import run_in_thread
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
 
-def wait_for(condition: Callable[[], object], what: str = "") -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.002)
+wait_for = partial(wait_until, timeout=PATIENCE)
 
 
 def lives(pid: int) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import configparser
+import importlib
 import inspect
+import re
 import signal
 import types
 import typing
@@ -178,8 +179,9 @@ SIGNATURES: list[tuple[Callable[..., object], str]] = [
         """(*, name: str, state: State, ready: bool = False, stalled: bool = False,
         started_at: float | None = None, seconds_to_ready: float | None = None,
         stopping_at: float | None = None, seconds_to_stop: float | None = None,
-        restarts: int = 0, error: BaseException | None = None,
-        stack: str | None = None, parts: tuple[ServiceStatus, ...] = ()) -> None""",
+        restarts: int = 0, seconds_since_heartbeat: float | None = None,
+        error: BaseException | None = None, stack: str | None = None,
+        parts: tuple[ServiceStatus, ...] = ()) -> None""",
     ),
     (ServiceStatus.to_dict, "(self) -> dict[str, object]"),
 ]
@@ -265,8 +267,33 @@ def test_everything_public_has_a_docstring(thing: object) -> None:
     assert thing.__doc__
 
 
-def test_the_types_are_shipped() -> None:
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    assert "py.typed" in config["options.package_data"]["servicegroup"].split()
-    assert (ROOT / "servicegroup" / "py.typed").is_file()
+STABILITY = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
+# The public names of other modules, which stand there for people to read.
+ROW = re.compile(r"^\| `(servicegroup[.\w]+)` \| (.*) \|$", re.MULTILINE)
+OF_MODULES = {module: re.findall(r"`(\w+)`", names) for module, names in ROW.findall(STABILITY)}
+
+
+@pytest.mark.parametrize("module", OF_MODULES)
+def test_a_module_has_the_names_it_is_to_have(module: str) -> None:
+    names = OF_MODULES[module]
+    found = importlib.import_module(module)
+    assert names == sorted(getattr(found, "__all__", names))
+    assert [name for name in names if not getattr(found, name).__doc__] == []
+
+
+def test_every_adapter_and_observer_has_its_names_listed() -> None:
+    package = ROOT / "servicegroup"
+    files = [file for part in ("adapters", "observe") for file in (package / part).glob("[!_]*.py")]
+    modules = {f"servicegroup.{file.parent.name}.{file.stem}" for file in files}
+    assert modules <= set(OF_MODULES)
+
+
+def test_the_names_listed_are_all_that_docs_and_examples_use() -> None:
+    public = {"servicegroup": NAMES, "servicegroup.events": EVENTS, **OF_MODULES}
+    imported = re.compile(r"^from (servicegroup[.\w]*) import (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
+    places = ("README.md", "docs/*.md", "examples/*.py", "tests/typing/*.py")
+    for page in (page for place in places for page in ROOT.glob(place)):
+        for module, several, some in imported.findall(page.read_text(encoding="utf-8")):
+            for name in re.findall(r"\w+", several or some.partition("#")[0]):
+                known = name in public.get(module, ()) or f"{module}.{name}" in public
+                assert known, f"{page.name}: {module}.{name} is private"

@@ -85,6 +85,7 @@ def test_json_has_all_of_it() -> None:
         "stopping_at": 108.0,
         "seconds_to_stop": 1.0,
         "restarts": 0,
+        "seconds_since_heartbeat": None,
         "error": None,
         "traceback": None,
         "stack": None,

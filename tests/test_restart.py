@@ -427,6 +427,24 @@ def test_one_that_gives_no_heartbeat_is_stalled_until_it_does(
     assert any(isinstance(event, events.ServiceRecovered) for event in seen)
 
 
+def test_the_status_tells_how_long_one_that_runs_is_silent(clock: FakeClock, trace: Trace) -> None:
+    service = Full("a", trace)
+    group, thread, _ = started(clock, service, heartbeat_timeout=3.0, ready_when="announced")
+    assert group.status()[1].seconds_since_heartbeat is None
+    service.mark_ready()
+    group.wait_ready(20)
+    settle(group)
+    clock.advance(1.5)
+    assert [one.seconds_since_heartbeat for one in group.status()] == [None, 1.5]
+    service.heartbeat()
+    assert group.status()[1].seconds_since_heartbeat == 0.0
+    clock.advance(4.0)
+    assert group.status()[1].to_dict()["seconds_since_heartbeat"] == 4.0
+    group.stop()
+    end(group, clock, thread)
+    assert group.status()[1].seconds_since_heartbeat is None
+
+
 def test_a_heartbeat_that_comes_just_then_is_not_missed(
     clock: FakeClock, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

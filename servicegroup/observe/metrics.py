@@ -153,6 +153,9 @@ class _Families:
         self.stop = gauge(
             "service_stop_duration_seconds", "Time it took to stop, or until it was abandoned."
         )
+        self.heartbeat_age = gauge(
+            "service_heartbeat_age_seconds", "Time since its last heartbeat, or since it was ready."
+        )
         self.restarts = counter("service_restarts", "How often it ended and was to be restarted.")
         self.failures = counter(
             "service_failures", "How often it failed or was abandoned, restarted or not."
@@ -197,12 +200,11 @@ class _Watched:
 
     def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.ServiceEvent):
-            restarts = isinstance(event, events.ServiceRestarting)
-            if restarts:
+            kind = type(event)
+            if kind is events.ServiceRestarting:
                 self._restarts[event.service] += 1
-            if isinstance(event, (events.ServiceFailed, events.ServiceAbandoned)) or (
-                restarts and event.error is not None
-            ):
+                self._failures[event.service] += event.error is not None
+            elif kind is events.ServiceFailed or kind is events.ServiceAbandoned:
                 self._failures[event.service] += 1
         elif event.group == self.group.name:
             if isinstance(event, events.GroupStarting):
@@ -237,6 +239,8 @@ class _Watched:
             to.start(labels, status.seconds_to_ready)
         if status.seconds_to_stop is not None:
             to.stop(labels, status.seconds_to_stop)
+        if status.seconds_since_heartbeat is not None:
+            to.heartbeat_age(labels, status.seconds_since_heartbeat)
         to.restarts(labels, self._restarts.get(name, 0))
         to.failures(labels, self._failures.get(name, 0))
         for put, attribute in (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from servicegroup.testing import find_free_port
 from tests.adapters.test_http_servers import SERVERS, SHORT
 from tests.adapters.web import PATIENCE, Target, Web, load, total
 from tests.debian import require
@@ -43,7 +44,7 @@ class Proxy(Target):
 
     def __init__(self, directory: Path, ports: dict[str, int]) -> None:
         self._admin = directory / "admin"
-        self.address = ("127.0.0.1", free_port())
+        self.address = ("127.0.0.1", find_free_port())
         path = directory / "haproxy.cfg"
         path.write_text(
             CONFIGURATION.format(
@@ -77,16 +78,9 @@ class Proxy(Target):
         self.process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def deployed(directory: Path, program: str) -> Iterator[tuple[Proxy, dict[str, Web]]]:
-    ports = {"a": free_port(), "b": free_port()}
+    ports = {"a": find_free_port(), "b": find_free_port()}
     with ExitStack() as stack:
         proxy = Proxy(directory, ports)
         stack.callback(proxy.end)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from servicegroup import AsyncGroup, AsyncService, Service, ServiceGroup, with_start
 from servicegroup.observe.health import Health, Verdict
+from servicegroup.testing import wait_until
 
 PATIENCE = 30.0
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)
+wait_for = partial(wait_until, timeout=PATIENCE)
 
 
 @contextmanager

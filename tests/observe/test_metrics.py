@@ -164,6 +164,30 @@ def test_the_abandoned_and_the_stalled_are_counted(registry: CollectorRegistry) 
     assert told["servicegroup_service_failures_total", "shop", "inner/deaf"] == 1
 
 
+def test_the_age_of_a_heartbeat_is_told_of_those_that_owe_one(registry: CollectorRegistry) -> None:
+    class Beats(Service):
+        heartbeat_timeout = 60.0
+
+        def start(self) -> None:
+            self.stopping.wait()
+
+    inner = ServiceGroup(name="inner")
+    beats = inner.add(Beats(), name="beats")
+    group = shop()
+    group.add(inner)
+    register(group, registry)
+    name = "servicegroup_service_heartbeat_age_seconds"
+    assert name not in {key[0] for key in scrape(registry)}
+    with group:
+        wait_until(lambda: scrape(registry)[name, "shop", "inner/beats"] > 0.05)
+        before = time.monotonic()
+        beats.heartbeat()
+        told = scrape(registry)
+        assert 0.0 <= told[name, "shop", "inner/beats"] <= time.monotonic() - before
+        assert [key for key in told if key[0] == name] == [(name, "shop", "inner/beats")]
+    assert name not in {key[0] for key in scrape(registry)}
+
+
 def test_parts_of_nested_groups_are_told_under_their_path(registry: CollectorRegistry) -> None:
     class Coroutine(AsyncService):
         handled = 7
@@ -234,6 +258,7 @@ def test_the_drain_of_a_nested_group_is_not_that_of_the_whole(registry: Collecto
 
 
 class Counting(Service):
+    heartbeat_timeout = 60.0
     handled = 3
     failed = 2
     in_hand = 1

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright import sync_api
@@ -56,7 +54,7 @@ class Flaky(Service):
 
 
 def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
-    page: sync_api.Page, tmp_path: Path
+    page: sync_api.Page,
 ) -> None:
     expect = sync_api.expect
     expect.set_options(1000 * PATIENCE)
@@ -91,16 +89,13 @@ def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
         expect(row(page, "Flaky").locator("pre").first).to_contain_text("Traceback")
         expect(page.locator("#lines svg")).to_have_count(4)
         expect(page.locator("#log")).to_contain_text("ServiceRestarting")
-        _shoot(page, tmp_path, "running")
         group.stop()
         expect(page.locator("#state")).to_have_text("draining")
         expect(row(page, "slow")).to_contain_text("stopping")
         expect(row(page, "slow").locator("pre")).to_contain_text("release.wait()  # here it hangs")
-        _shoot(page, tmp_path, "stopping")
         page.set_viewport_size({"width": 400, "height": 800})
         page.emulate_media(color_scheme="dark")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        _shoot(page, tmp_path, "narrow")
         release.set()
         expect(page.locator("#link")).to_have_text("not connected")
 
@@ -133,9 +128,3 @@ def test_it_is_announced_to_screen_readers_and_worked_by_keys(page: sync_api.Pag
         sync_api.expect(page.get_by_role("img", name="admin: running")).to_be_visible()
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == "log"
-
-
-def _shoot(page: sync_api.Page, directory: Path, name: str) -> None:
-    """A picture of it; for the docs, if a place for that is named."""
-    to = Path(os.environ.get("SCREENSHOTS", directory))
-    page.screenshot(path=to / f"page-{name}.png", full_page=True)

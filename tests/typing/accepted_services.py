@@ -6,8 +6,7 @@ from typing import assert_type
 
 import attrs
 
-from servicegroup import Service, ServiceGroup
-from servicegroup.service import ReadyWhen
+from servicegroup import ReadyWhen, Service, ServiceGroup
 
 
 class Consumer(Service):

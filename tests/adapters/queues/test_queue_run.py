@@ -7,8 +7,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,15 +25,11 @@ from servicegroup.adapters.queue import (
     Retry,
     RetryPolicy,
 )
+from servicegroup.testing import wait_until
 from tests.adapters.queues.scripted import Consumer, Scripted, Store
 from tests.adapters.web import PATIENCE
 
-
-def wait_for(condition: Callable[[], object], what: object = "") -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.001)
+wait_for = partial(wait_until, timeout=PATIENCE)
 
 
 @contextmanager
