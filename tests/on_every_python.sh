@@ -9,9 +9,9 @@ for version in 3.11 3.12 3.13; do
     for python in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
         "$python" -c 'import ensurepip' 2>/dev/null || continue
         make VENV=".venv-$version" PYTHON="$python" ".venv-$version/.ready" || exit 1
-        # Most tests wait for something most of the time: hence more processes than processors.
+        # Most tests wait for something most of the time: hence two processes for each.
         $limit ".venv-$version/bin/python" -m pytest -p no:cacheprovider -m "slow or not slow" \
-            -n 3 "$@" >".venv-$version/tests.log" 2>&1 &
+            -n 2 "$@" >".venv-$version/tests.log" 2>&1 &
         found="$found $version=$!"
         break
     done

@@ -907,7 +907,7 @@ def test_stop_concurrently_asks_all_though_one_stop_blocks(clock: FakeClock, tra
     settle(group)
     group.stop()
     wait_until(lambda: all(service.in_stop.parked for service in services))
-    assert sorted(stops(trace)) == ["a", "b", "c", "d"]
+    wait_until(lambda: sorted(stops(trace)) == ["a", "b", "c", "d"])
     for service in services:
         service.in_start.tell("leave")
         service.in_stop.tell("leave")

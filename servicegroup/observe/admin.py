@@ -11,13 +11,14 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from servicegroup.adapters.socketserver import SocketServer
-from servicegroup.events import Event
+from servicegroup.events import Event, ServiceStopping
 from servicegroup.group import ServiceGroup
 from servicegroup.observe._snapshot import Snapshot, event_dict, stacks
 from servicegroup.observe._stream import Stream
@@ -26,6 +27,7 @@ from servicegroup.observe.health import Health, Verdict
 log = logging.getLogger("servicegroup.observe")
 
 LAST_SECONDS = 2.0  # for answers that are being sent at the stop
+TELL_SECONDS = 0.5  # for subscribers to hear of that stop, so that those who listen hear it, too
 CLIENT_SECONDS = 10.0  # a client may take to send its request, or to take the answer
 SECURITY = {
     "Cache-Control": "no-store",
@@ -81,6 +83,8 @@ class AdminServer(SocketServer):
         self._health = Health(group) if health is None else health
         self._snapshot = Snapshot(group)
         self._stream = Stream()
+        self._entry: str | None = None  # its name in the group, while it runs there
+        self._told = threading.Event()  # all events up to its own stop
         self._metrics: Callable[[], bytes] | None = _metrics_of(group)
         super().__init__(ThreadingHTTPServer, (host, port), partial(_Handler, self))
         self.name = "admin"
@@ -89,11 +93,15 @@ class AdminServer(SocketServer):
     def _on_event(self, event: Event) -> None:
         self._snapshot.note(event)
         self._stream.tell(lambda: event_dict(event))
+        if isinstance(event, ServiceStopping) and event.service == self._entry:
+            self._told.set()
 
     def start(self) -> None:
         """Serve until `stop()`. OSError when it cannot listen."""
-        first = next(iter(self._group.services.values()), self)
-        if first is not self:
+        services = self._group.services
+        self._told.clear()
+        self._entry = next((name for name, one in services.items() if one is self), None)
+        if next(iter(services.values()), self) is not self:
             log.warning(
                 "service %r is not the first of group %r: it stops before those added earlier, "
                 "whose stop no probe can see then. Add it first",
@@ -112,6 +120,8 @@ class AdminServer(SocketServer):
 
     def stop(self) -> None:
         """Stop; those who listen to events are sent home. Any thread."""
+        if self._entry is not None:
+            self._told.wait(TELL_SECONDS)
         self._stream.end()
         super().stop()
 

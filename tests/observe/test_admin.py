@@ -14,8 +14,8 @@ from statistics import median
 
 import pytest
 
-from servicegroup import Service, ServiceGroup, ServiceGroupError, events, with_start
-from servicegroup.observe.admin import AdminServer
+from servicegroup import Service, ServiceGroup, ServiceGroupError, State, events, with_start
+from servicegroup.observe.admin import TELL_SECONDS, AdminServer
 from tests.observe.test_health import PATIENCE, Announces, started, wait_for
 
 TOKEN = "a token that is long enough"
@@ -184,6 +184,26 @@ def test_events_are_streamed_and_end_with_the_server() -> None:
         assert any(b"GroupStopping" in line for line in lines)
         seen.set()
         assert all(b"event" in line or line in (b"\n",) or b"id:" in line for line in lines)
+
+
+def test_who_listens_hears_of_the_stop_though_it_is_told_late() -> None:
+    group = ServiceGroup()
+
+    def late(event: events.Event) -> None:
+        if isinstance(event, events.GroupStopping):
+            wait_for(lambda: group.status()[0].state is State.STOPPING)
+            time.sleep(TELL_SECONDS / 5)  # a stop that does not wait is over by then
+
+    group.subscribe(late)
+    admin = group.add(AdminServer(group, port=0))
+    with group, ExitStack() as opened:
+        connection = http.client.HTTPConnection("127.0.0.1", admin.port or 0, timeout=PATIENCE)
+        opened.callback(connection.close)
+        connection.request("GET", "/events")
+        answer = opened.enter_context(connection.getresponse())
+        assert answer.readline() == b"retry: 1000\n"
+        group.stop()
+        assert any(b"ServiceStopping" in line for line in iter(answer.readline, b""))
 
 
 def test_the_events_that_are_kept_are_bounded() -> None:

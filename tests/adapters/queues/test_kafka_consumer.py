@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -262,25 +263,43 @@ PATIENT = {"session.timeout.ms": 9_000}
 
 
 @pytest.mark.slow
-def test_who_joins_gets_partitions_whose_messages_are_finished_before(rig: Rig) -> None:
+def test_who_joins_gets_partitions_whose_messages_are_finished_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "servicegroup.adapters.kafka")
+    for _ in range(10):
+        caplog.clear()
+        with Rig() as rig:
+            first, second = hand_over(rig)
+        # Where its leader was the first to ask for its partitions, this cluster has the others join
+        # once more, and until they have it takes no offsets. A real one does neither.
+        if not any("SyncGroup error" in one for one in caplog.messages):
+            break
+    assert Counter(first + second) == Counter(bodies(8))
+    assert second
+
+
+def hand_over(rig: Rig) -> tuple[list[str], list[str]]:
+    """What each of two has handled, of which the second came when the first was at work."""
     release = threading.Event()
     rig.publish(*bodies(8))
 
     def hold(message: Message) -> None:
         release.wait()
 
-    with Running(rig, hold, concurrency=PARTITIONS, config=PATIENT) as first:
+    config = {**PATIENT, "debug": "cgrp"}
+    with Running(rig, hold, concurrency=PARTITIONS, config=config) as first:
         first.wait_until_seen(*bodies(PARTITIONS))
-        with Running(rig, config=PATIENT) as second:
+        wait_for(lambda: first.consumer.in_hand == 8, lambda: first.consumer.in_hand)
+        with Running(rig, config=config) as second:
             second.wait_for()
-            leaving: Any = first.consumer._client
-            wait_for(lambda: len(leaving._lanes) == 2, lambda: leaving._lanes)
+            # It lets go what it has not begun of two partitions.
+            wait_for(lambda: first.consumer.in_hand == 6, lambda: first.consumer.in_hand)
             assert second.seen == []
             release.set()
             wait_for(lambda: len(first.seen) + len(second.seen) >= 8, lambda: first.texts)
             wait_for(lambda: rig.left() == 0, rig.left)
-    assert Counter(first.texts + second.texts) == Counter(bodies(8))
-    assert second.seen
+    return first.texts, second.texts
 
 
 @pytest.mark.slow
