@@ -665,6 +665,8 @@ def _outcome(run: Run, *, raise_exit: bool = True) -> Report:
 
 
 def _print_outcome(report: Report, error: ServiceGroupError | None) -> None:
+    if sys.stderr is None:  # it was closed, and print() would take stdout
+        return
     if error is not None:
         traceback.print_exception(error)
     print(report, file=sys.stderr)

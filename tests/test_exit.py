@@ -54,6 +54,20 @@ def test_failed_service_ends_the_process_with_1_and_a_traceback_that_names_it(me
         assert ", in start" in child.stderr
 
 
+def test_what_is_told_on_a_closed_stderr_is_not_told_on_stdout() -> None:
+    with Child(
+        _RAISES,
+        """
+        sys.stderr = None  # as Python has it then
+        group = group_of("a")
+        group.add(raises(ConnectionError("no broker"), "api"))
+        group.run()
+    """,
+    ) as child:
+        assert child.end() == 1
+        assert [line for line in child.lines if "group" in line or "broker" in line] == []
+
+
 @METHODS
 def test_services_that_all_return_end_the_process_with_0(method: str) -> None:
     with Child(f"""
