@@ -472,6 +472,13 @@ class Client:
         lanes = self._shut(partitions)
         for lane in lanes:
             lane.is_ours = False
+        if lanes:
+            log.warning(
+                "partitions %s of topic %r were taken away without notice: what is not committed "
+                "of them comes again",
+                sorted(lane.number for lane in lanes),
+                self._settings.topic,
+            )
         self._leave(lanes, LOST_SECONDS)
 
     def _shut(self, partitions: Sequence[TopicPartition]) -> list[Lane]:

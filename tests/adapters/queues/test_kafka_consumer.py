@@ -324,6 +324,21 @@ def test_who_joins_gets_what_fails_meanwhile_without_its_pause(rig: Rig) -> None
             wait_for(lambda: rig.left() == 2, rig.left)
 
 
+def test_who_is_expelled_tells_what_may_come_again_and_goes_on(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Running(rig) as running:
+        rig.publish(*bodies(8))
+        running.wait_until_seen(*bodies(8))
+        rig.tell("fail 12 25")  # Heartbeat: an unknown member
+        wait_for(
+            lambda: "partitions [0, 1, 2, 3] of topic 'orders' were taken away" in caplog.text,
+            lambda: caplog.text,
+        )
+        rig.publish("more")
+        running.wait_until_seen("more")
+
+
 def test_a_handler_may_take_longer_than_the_interval_of_polls(rig: Rig) -> None:
     # More than may be in hand, of all partitions: nothing more is wanted.
     others = [f"other-{number}" for number in range(10 * PARTITIONS)]
