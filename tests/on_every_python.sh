@@ -11,7 +11,7 @@ for version in 3.11 3.12 3.13; do
         make VENV=".venv-$version" PYTHON="$python" ".venv-$version/.ready" || exit 1
         # Most tests wait for something most of the time: hence two processes for each.
         $limit ".venv-$version/bin/python" -m pytest -p no:cacheprovider -m "slow or not slow" \
-            -n 2 "$@" >".venv-$version/tests.log" 2>&1 &
+            -n 2 --durations=20 "$@" >".venv-$version/tests.log" 2>&1 &
         found="$found $version=$!"
         break
     done
