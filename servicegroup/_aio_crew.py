@@ -169,17 +169,20 @@ class Crew(Supervision[Member]):
         """All were started: are they up, or are they done?"""
         if self.state is not GroupState.RUNNING:
             return
+        self._update_ready()
+        if self._working == 0 and (self._had_work or not self.members):
+            if self.outer.table.close_after(len(self.members)):
+                self.on_stop(ALL_FINISHED)
+            else:
+                self.advance()
+
+    def _update_ready(self) -> None:
         ready = self._unready == 0
         if ready is not self.is_ready:
             self.is_ready = ready
             if ready:
                 self._tell(events.GroupReady)
             self.outer.announce(ready)
-        if self._working == 0 and (self._had_work or not self.members):
-            if self.outer.table.close_after(len(self.members)):
-                self.on_stop(ALL_FINISHED)
-            else:
-                self.advance()
 
     def _await_no_more(self, member: Member) -> None:
         if member.deadline < math.inf:

@@ -78,6 +78,8 @@ class Member:
         self.crew.call(self.crew.on_announced, self, ready)
 
     def remaining(self) -> float:
+        if self.asked and self.settled:
+            return 0.0
         if not self.asked or self.deadline == math.inf:
             return math.inf
         return max(0.0, self.deadline - self.crew.now())

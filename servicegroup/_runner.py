@@ -216,6 +216,8 @@ class Runner:
     def remaining(self) -> float:
         """Seconds until the service is abandoned. Any thread."""
         deadline = self.deadline
+        if self.asked and self.settled:
+            return 0.0
         if deadline is None or not self.asked:
             return float("inf")
         return max(0.0, deadline - self.host.now())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Stopper:
     """One thread, made before the first service; a thread a stop would cost far more.
 
-    All methods are for the deciding thread.
+    All public methods are for the deciding thread.
     """
 
     def __init__(self, name: str, host: StopHost) -> None:
@@ -62,7 +62,7 @@ class Stopper:
 
     def stop(self, runner: Runner) -> None:
         """Have `runner`'s service stopped, after what was asked before."""
-        self._jobs.put(lambda: self._stop(runner))
+        self._jobs.put(lambda: self._stop_in_time(runner))
 
     def stop_apart(self, runner: Runner) -> None:
         """The same, at once, on a thread of its own (if one can be made)."""
@@ -71,7 +71,7 @@ class Stopper:
                 lambda: self._stop(runner), f"{self._name} {runner.name}", self._host.root
             ).start()
         except RuntimeError:
-            self.stop(runner)
+            self._jobs.put(lambda: self._stop(runner))
 
     def drain(self, runner: Runner) -> None:
         """Have `runner`'s service drained."""
@@ -94,6 +94,13 @@ class Stopper:
             job()
             if self._thread is me:
                 self._busy = False
+
+    def _stop_in_time(self, runner: Runner) -> None:
+        if runner.settled:
+            # It was abandoned before its turn came, and may hang: that must cost others nothing.
+            self.stop_apart(runner)
+        else:
+            self._stop(runner)
 
     def _stop(self, runner: Runner) -> None:
         service = runner.service

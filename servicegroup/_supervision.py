@@ -74,6 +74,8 @@ class Supervision(Generic[P]):
 
         def _await_no_more(self, part: P) -> None: ...
 
+        def _update_ready(self) -> None: ...
+
         def _set_deadline(self, part: P, when: float) -> None: ...
 
         def _watch(self, part: P, when: float) -> None: ...
@@ -108,6 +110,7 @@ class Supervision(Generic[P]):
         if not ready:
             part.unready_at = now
             self._unready += 1
+            self._update_ready()  # before the event: who hears of it may look
             self._tell_of(part, events.ServiceNotReady)
             return
         since = part.started_at if part.ready_at is None else part.unready_at

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from servicegroup.testing import _guard
+
+# On a busy machine any thread may stand still for seconds: that is neither a leak nor a slow test.
+_guard.GRACE = 30.0
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 pytest_plugins = ["pytest_servicegroup", "pytester"]
 

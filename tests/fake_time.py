@@ -6,11 +6,15 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from servicegroup import ServiceGroup
 from servicegroup._mailbox import Mailbox, Message
-from servicegroup.testing import wait_until as wait_until  # for those who import both from here
+from servicegroup.testing import wait_until as wait_until_in
+from tests.child import PATIENCE
+
+wait_until = partial(wait_until_in, timeout=PATIENCE)
 
 
 class Sleeper(Protocol):

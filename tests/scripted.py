@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 from servicegroup import Service, ServiceGroup
 from servicegroup._runner import Runner
+from tests.child import PATIENCE
 from tests.fake_time import FakeClock, mailbox_of, pass_time, wait_until
 
 Command = Callable[[], object] | str
@@ -189,5 +190,5 @@ def settle(group: ServiceGroup) -> None:
 def end(group: ServiceGroup, clock: FakeClock, thread: threading.Thread) -> None:
     """From deadline to deadline to the end of a group that `run_in_thread` started."""
     pass_time(group, clock, lambda: is_quiet(group))
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()

@@ -65,7 +65,7 @@ def test_the_next_one_starts_when_the_one_before_is_ready(clock: FakeClock, trac
     assert trace == [("start", "first")]
     assert group.state is GroupState.STARTING
     first.in_start.tell(first.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     assert trace == [("start", "first"), ("start", "second")]
     group.stop()
@@ -81,7 +81,7 @@ def test_start_concurrently_waits_for_none(clock: FakeClock, trace: Trace) -> No
     assert ("start", "second") in trace
     assert not group.is_ready
     first.in_start.tell(first.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     end(group, clock, thread)
 
@@ -95,13 +95,13 @@ def test_a_returned_service_is_up_once_its_start_returned(clock: FakeClock, trac
     settle(group)
     assert ("start", "api") not in trace
     pool.in_start.tell("leave")
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     assert group.status()[0].state is State.RUNNING
     pool.mark_not_ready()  # from any thread
     wait_until(lambda: not group.is_ready)
     pool.mark_ready()
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     end(group, clock, thread)
     assert stops(trace) == ["api", "pool"]
@@ -113,7 +113,7 @@ def test_a_returned_service_that_must_work_keeps_the_group(clock: FakeClock, tra
     pool = group.add(Full("pool", trace), ready_when="returned", daemon=False)
     pool.in_start.tell("leave")
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     assert group.state is GroupState.RUNNING
     group.stop()
@@ -152,7 +152,7 @@ def test_a_stop_that_comes_before_start_is_entered_keeps_it_from_being_called(
     thread, raised = run_in_thread(group)
     wait_until(lambda: run._runners and run._runners[0].thread)
     group.stop()
-    thread.join(20)
+    thread.join(30)
     assert not thread.is_alive()
     assert (trace, raised) == ([], [])
     assert not service.stopping.is_set()
@@ -169,6 +169,7 @@ def test_a_service_for_which_there_is_no_thread_has_failed(
 
     def start(thread: threading.Thread) -> None:
         if thread.name == "group/second":
+            wait_until(lambda: trace)  # or the first would be stopped before it has begun
             raise RuntimeError("can't start new thread")
         launch(thread)
 
@@ -211,7 +212,7 @@ def test_the_group_ends_when_all_but_daemons_have_finished(clock: FakeClock, tra
     first = group.add(Full("first", trace))
     second = group.add(Full("second", trace))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     first.in_start.tell("leave")
     settle(group)
     assert group.state is GroupState.RUNNING
@@ -245,7 +246,7 @@ def test_on_return_stop_stops_the_group(clock: FakeClock, trace: Trace) -> None:
     group.add(Full("a", trace))
     job = group.add(Full("job", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     job.in_start.tell("leave")
     end(group, clock, thread)
     assert group.wait().reason == "service 'job' returned"
@@ -256,14 +257,14 @@ def test_a_service_added_to_a_running_group_is_started_once(clock: FakeClock, tr
     group = fake_time_group(clock)
     group.add(Full("a", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     late = group.add(Full("late", trace), ready_when="announced")
     settle(group)
     assert not group.is_ready
     group.add(Full("later", trace))  # started now, ready or not
     wait_until(lambda: ("start", "later") in trace)
     late.in_start.tell(late.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     end(group, clock, thread)
     assert [who for what, who in trace if what == "start"] == ["a", "late", "later"]
@@ -288,10 +289,10 @@ def test_a_hundred_services_added_from_ten_threads_during_the_start_run_once_eac
     for adder in adders[5:]:
         adder.start()
     for adder in adders:
-        adder.join(20)
+        adder.join(30)
     wait_until(lambda: len([1 for what, _ in trace if what == "start"]) == 101)
     group.stop()
-    thread.join(20)
+    thread.join(30)
     assert raised == []
     started = [who for what, who in trace if what == "start"]
     assert len(set(started)) == 101
@@ -304,7 +305,7 @@ def test_add_to_a_stopping_group_is_refused_and_to_an_ended_one_is_not(
     group = fake_time_group(clock)
     slow = group.add(Full("slow", trace, "hang"))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     wait_until(lambda: slow.in_stop.parked)
     with pytest.raises(GroupStoppingError, match="'late' comes too late"):
@@ -318,23 +319,34 @@ def test_add_to_a_stopping_group_is_refused_and_to_an_ended_one_is_not(
         assert len(group.status()) == 2
 
 
-def test_readiness_is_lost_and_regained(clock: FakeClock, trace: Trace) -> None:
+def test_readiness_is_lost_and_regained(
+    clock: FakeClock, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = fake_time_group(clock)
     seen: list[str] = []
     group.subscribe(lambda event: seen.append(type(event).__name__))
     service = group.add(Full("a", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
+    emit, at_once = group._run._emit, list[tuple[str, bool]]()
+
+    def spy(event: events.Event, below: str = "") -> None:
+        at_once.append((type(event).__name__, group.is_ready))
+        emit(event, below)
+
+    monkeypatch.setattr(group._run, "_emit", spy)
     service.in_start.tell(service.mark_not_ready)
     wait_until(lambda: not group.is_ready)
     with pytest.raises(TimeoutError, match="not ready within"):
         group.wait_ready(0)
     service.in_start.tell(service.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     end(group, clock, thread)
+    wait_until(lambda: seen[-1:] == ["GroupStopped"])
+    assert at_once[0] == ("ServiceNotReady", False)  # who hears of it may look
     assert seen == [
         "GroupStarting",
         "ServiceStarting",
@@ -359,7 +371,7 @@ def test_a_finished_service_does_not_keep_the_group_from_being_ready(
     group.add(Full("api", trace))
     thread, _ = run_in_thread(group)
     job.in_start.tell("leave")  # unannounced: was ready, then finished
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     assert group.status()[0].seconds_to_ready is not None
     job.mark_not_ready()  # comes late, and says nothing any more
@@ -387,7 +399,7 @@ def test_wait_ready_ends_when_the_group_stops_first(clock: FakeClock, trace: Tra
     waiter.start()
     group.stop()
     end(group, clock, thread)
-    waiter.join(20)
+    waiter.join(30)
     assert isinstance(errors[0], GroupStoppingError)
 
 
@@ -399,7 +411,7 @@ def test_a_service_may_wait_until_the_group_is_ready(clock: FakeClock, trace: Tr
     done: list[bool] = []
 
     def wait() -> None:
-        group.wait_ready(20)
+        group.wait_ready(30)
         done.append(True)
 
     early.in_start.tell(wait)
@@ -450,7 +462,7 @@ def test_the_first_reason_is_kept(clock: FakeClock, trace: Trace) -> None:
     group = fake_time_group(clock, drain_delay=1.0)
     group.add(ByEvent("a", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     for reason in ("first", "second"):
         group.stop(reason)
     end(group, clock, thread)
@@ -465,7 +477,7 @@ def test_stop_may_come_from_a_thousand_threads_at_once(trace: Trace) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(30)
     assert stops(trace) == ["a"]
 
 
@@ -475,10 +487,10 @@ def test_wait_waits_for_the_end_whoever_started_it(trace: Trace) -> None:
     with pytest.raises(TimeoutError, match="has not ended within 0 s"):
         group.wait(0)
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
-    assert group.wait(20) is group.wait()
-    thread.join(20)
+    assert group.wait(30) is group.wait()
+    thread.join(30)
 
 
 def test_wait_raises_what_start_raises_but_never_system_exit(trace: Trace) -> None:
@@ -486,12 +498,12 @@ def test_wait_raises_what_start_raises_but_never_system_exit(trace: Trace) -> No
     service = group.add(Full("a", trace))
     thread, raised = run_in_thread(group)
     service.in_start.tell(fail_with(SystemExit(3)))
-    thread.join(20)
+    thread.join(30)
     assert isinstance(raised[0], SystemExit)
     assert group.wait().exit_code == 3
     service.in_start.tell(fail_with(ValueError("boom")))
     thread, raised = run_in_thread(group)
-    thread.join(20)
+    thread.join(30)
     with pytest.raises(ServiceGroupError) as caught:
         group.wait()
     assert caught.value is raised[0]
@@ -507,8 +519,9 @@ def test_a_service_that_calls_sys_exit_stops_the_group(
     group.add(ByEvent("a", trace))
     service = group.add(Full("b", trace))
     thread, raised = run_in_thread(group)
+    group.wait_ready(30)
     service.in_start.tell(fail_with(SystemExit(code)))
-    thread.join(20)
+    thread.join(30)
     report = group.wait()
     assert report.exit_code == exit_code
     assert report.reason == f"service 'b' called sys.exit({code!r})"
@@ -526,7 +539,7 @@ def test_the_first_exit_code_that_is_not_zero_goes_on_from_the_failures(
     group.add(Full("b", trace))
     services = [group.add(Full(name, trace, "ignore")) for name in ("c", "d", "e")]
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     for service, code in zip(services, (0, 4, 5), strict=True):
         settle(group)
         service.in_start.tell(fail_with(SystemExit(code)))
@@ -546,7 +559,7 @@ def test_a_service_whose_thread_gets_going_late_is_ready_all_the_same(
 
     def late(runner: Runner) -> bool:
         if threading.current_thread().name == "group/a":
-            gate.wait(20)
+            gate.wait(30)
         return claim(runner)
 
     monkeypatch.setattr(Runner, "claim", late)
@@ -557,7 +570,7 @@ def test_a_service_whose_thread_gets_going_late_is_ready_all_the_same(
     assert group.status()[0].state is State.STARTING
     assert not group.is_ready
     gate.set()
-    group.wait_ready(20)
+    group.wait_ready(30)
     assert group.status()[0].state is State.RUNNING
     wait_until(lambda: service.in_start.parked)
     group.stop()
@@ -585,7 +598,7 @@ def test_a_group_with_an_abandoned_thread_cannot_start_again_until_it_ends(
     group = fake_time_group(clock)
     stuck = group.add(Full("stuck", trace, "ignore"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     end(group, clock, thread)
     assert isinstance(raised[0], ServiceGroupError)
@@ -617,6 +630,7 @@ def test_a_start_that_fails_is_raised_before_the_block(trace: Trace) -> None:
     group = ServiceGroup()
     group.add(ByEvent("a", trace))
     service = group.add(Full("b", trace), ready_when="announced")
+    service.in_start.tell(lambda: wait_until(lambda: ("start", "a") in trace))
     service.in_start.tell(fail_with(ValueError("boom")))
     with pytest.raises(ServiceGroupError), group:
         pytest.fail("the block was entered")
@@ -657,7 +671,7 @@ def test_a_block_around_a_group_whose_services_are_done_already_is_entered(trace
     service.in_start.tell("leave")
     group.add(service)
     with group:
-        group.wait(20)
+        group.wait(30)
     assert group.wait().exit_code == 0
 
 
@@ -673,6 +687,9 @@ class Interrupting(threading.Event):
     """Its wait is interrupted as by a Ctrl-C, once."""
 
     times = 1
+
+    def is_set(self) -> bool:
+        return not self.times and super().is_set()  # it is waited for, however late
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.times:
@@ -700,7 +717,7 @@ def test_services_serve_on_for_the_drain_delay(clock: FakeClock, trace: Trace) -
     group.add(Drained("b", trace))
     done = group.add(Drained("done", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     done.in_start.tell("leave")
     wait_until(lambda: group.status()[2].state is State.FINISHED)
     group.stop()
@@ -725,7 +742,7 @@ def drain_is_cut_by(
     group = fake_time_group(clock, drain_delay=5.0)
     service = group.add(Full("a", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     cut(group, service)
     end(group, clock, thread)
@@ -786,7 +803,7 @@ def test_a_drain_that_raises_is_a_failure_and_the_stop_goes_on(
     group.add(Drained("a", trace))
     group.add(BadDrain("bad", trace))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     end(group, clock, thread)
@@ -803,12 +820,12 @@ def test_a_drain_that_hangs_costs_its_stop_timeout_and_no_other_its_drain(
     group.add(Drained("a", trace))
     hung = group.add(HungDrain("hung", trace))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     wait_until(lambda: hung.in_stop.parked)
     clock.advance(4.0)
-    thread.join(20)
+    thread.join(30)
     assert clock.time == 1004.0
     assert isinstance(raised[0], ServiceGroupError)
     (failure,) = raised[0].exceptions
@@ -826,12 +843,12 @@ def test_a_hung_service_is_abandoned_with_its_stack_and_the_next_is_stopped(
     group.add(Full("a", trace))
     hung = group.add(Full("hung", trace, "hang"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     wait_until(lambda: hung.in_stop.parked)
     assert stops(trace) == ["hung"]
     clock.advance(4.0)
-    thread.join(20)
+    thread.join(30)
     assert stops(trace) == ["hung", "a"]
     assert isinstance(raised[0], ServiceGroupError)
     (failure,) = raised[0].exceptions
@@ -852,7 +869,7 @@ def test_hung_services_do_not_cost_the_others_their_stop(clock: FakeClock, trace
         group.add(Full(name, trace, "hang" if name in "cd" else "obey"))
     group.add(Full("e", trace, "hang"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     end(group, clock, thread)
@@ -873,7 +890,7 @@ def test_a_drain_cannot_eat_the_reserve(clock: FakeClock, trace: Trace) -> None:
     group = fake_time_group(clock, drain_delay=24.0, shutdown_timeout=25.0)
     group.add(Full("a", trace))
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     end(group, clock, thread)
@@ -884,7 +901,7 @@ def test_without_limits_a_stop_takes_as_long_as_it_takes(clock: FakeClock, trace
     group = fake_time_group(clock, stop_timeout=float("inf"), shutdown_timeout=float("inf"))
     slow = group.add(Full("a", trace, "hang"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     wait_until(lambda: slow.in_stop.parked)
     settle(group)
@@ -894,7 +911,7 @@ def test_without_limits_a_stop_takes_as_long_as_it_takes(clock: FakeClock, trace
     assert slow.remaining() == float("inf")
     slow.in_start.tell("leave")
     slow.in_stop.tell("leave")
-    thread.join(20)
+    thread.join(30)
     assert raised == []
 
 
@@ -903,7 +920,7 @@ def test_stop_concurrently_asks_all_though_one_stop_blocks(clock: FakeClock, tra
     services = [group.add(Full(name, trace, "hang")) for name in "abc"]
     group.add(ByEvent("d", trace))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     wait_until(lambda: all(service.in_stop.parked for service in services))
@@ -911,7 +928,7 @@ def test_stop_concurrently_asks_all_though_one_stop_blocks(clock: FakeClock, tra
     for service in services:
         service.in_start.tell("leave")
         service.in_stop.tell("leave")
-    thread.join(20)
+    thread.join(30)
     assert raised == []
 
 
@@ -942,7 +959,7 @@ def test_when_no_thread_is_left_for_the_stops_the_group_ends_all_the_same(
     group.add(Full("a", trace))
     hung = group.add(Full("hung", trace, "hang"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     wait_until(lambda: hung.in_stop.parked)
     real = threading.Thread.start
@@ -955,7 +972,7 @@ def test_when_no_thread_is_left_for_the_stops_the_group_ends_all_the_same(
         wait_until(lambda: group._run.over.is_set() or mailbox_of(group).waiting)
         clock.advance(1.0)
     monkeypatch.setattr(threading.Thread, "start", real)
-    thread.join(20)
+    thread.join(30)
     assert isinstance(raised[0], ServiceGroupError)
     kinds = [type(error).__name__ for error in raised[0].exceptions]
     assert kinds[:2] == ["StopTimeoutError", "RuntimeError"]
@@ -967,7 +984,7 @@ def test_what_an_abandoned_thread_does_later_counts_no_more(clock: FakeClock, tr
     first = group.add(Full("first", trace, "hang"))
     hung = group.add(Full("hung", trace, "hang"))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
     wait_until(lambda: hung.in_stop.parked)
     clock.advance(4.0)
@@ -977,7 +994,7 @@ def test_what_an_abandoned_thread_does_later_counts_no_more(clock: FakeClock, tr
     wait_until(lambda: ("raised", "hung") in trace and is_quiet(group))
     first.in_start.tell("leave")
     first.in_stop.tell("leave")
-    thread.join(20)
+    thread.join(30)
     assert isinstance(raised[0], ServiceGroupError)
     assert [type(error).__name__ for error in raised[0].exceptions] == ["StopTimeoutError"]
 
@@ -1040,7 +1057,7 @@ def test_threads_are_named_after_group_and_service_and_gone_at_the_end(trace: Tr
         names = {thread.name for thread in set(threading.enumerate()) - before}
         assert names == {"app (deciding)", "app (stopping)", "app (subscribers)", "app/api"}
         assert all(thread.daemon for thread in set(threading.enumerate()) - before)
-    wait_until(lambda: set(threading.enumerate()) == before)
+    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_an_idle_group_waits_without_a_deadline(clock: FakeClock, trace: Trace) -> None:
@@ -1050,7 +1067,7 @@ def test_an_idle_group_waits_without_a_deadline(clock: FakeClock, trace: Trace) 
     settle(group)
     assert mailbox_of(group).until == 1060.0
     service.in_start.tell(service.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     assert mailbox_of(group).until is None  # a start_timeout that was met wakes nobody
     group.stop()
@@ -1066,11 +1083,11 @@ def test_an_error_of_ours_ends_the_wait_and_is_raised() -> None:
         raise LookupError("a bug")
 
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group._run.post(broken)
     with pytest.raises(LookupError, match="a bug"):
-        group.wait(20)
-    thread.join(20)
+        group.wait(30)
+    thread.join(30)
     assert isinstance(raised[0], LookupError)
 
 
@@ -1119,7 +1136,7 @@ def test_a_late_end_of_a_hung_drain_counts_no_more(clock: FakeClock, trace: Trac
     service = group.add(HungDrain("a", trace))
     service.on_stop = "ignore"
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     wait_until(lambda: service.in_stop.parked)
@@ -1129,7 +1146,7 @@ def test_a_late_end_of_a_hung_drain_counts_no_more(clock: FakeClock, trace: Trac
     wait_until(lambda: group._run._runners[0].stop_thread is None)
     settle(group)
     service.in_start.tell("leave")
-    thread.join(20)
+    thread.join(30)
     assert isinstance(raised[0], ServiceGroupError)
     assert [type(error).__name__ for error in raised[0].exceptions] == ["StopTimeoutError"]
 
@@ -1157,11 +1174,11 @@ def test_a_signal_without_a_name_is_told_by_its_number(trace: Trace) -> None:
     group = ServiceGroup(signals=[number])
     group.add(ByEvent("a", trace))
     sender = threading.Thread(
-        target=lambda: (group.wait_ready(20), os.kill(os.getpid(), number)),  # type: ignore[func-returns-value]
+        target=lambda: (group.wait_ready(30), os.kill(os.getpid(), number)),  # type: ignore[func-returns-value]
     )
     sender.start()
     report = group.start()
-    sender.join(20)
+    sender.join(30)
     assert report.reason == f"signal {number}"
 
 

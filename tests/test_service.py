@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 import pytest
 
-from servicegroup import Service, ServiceGroup, StartStop, with_context, with_start
-from tests.fake_time import FakeClock, fake_time_group, wait_until
-from tests.scripted import is_quiet, run_in_thread
+from servicegroup import Service, ServiceGroup, StartStop, State, with_context, with_start
+from tests.fake_time import FakeClock, fake_time_group, mailbox_of, wait_until
+from tests.scripted import end, is_quiet, run_in_thread
 
 
 class Worker(Service):
@@ -103,28 +103,38 @@ def test_remaining_counts_down_to_the_deadline_once_asked() -> None:
     clock = FakeClock()
     group = fake_time_group(clock)
     seen: list[float] = []
-    done = threading.Event()
 
     class Patient(Worker):
         stop_timeout = 4.0
 
         def start(self) -> None:
             super().start()
-            seen.append(self.remaining())
-            clock.advance(1.5)
-            seen.append(self.remaining())
-            clock.advance(9.0)
-            seen.append(self.remaining())
-            done.wait(20)
+            wait_until(lambda: mailbox_of(group).waiting)
+            for seconds in (0.0, 1.5, 9.0):
+                clock.time += seconds  # unseen by the group, which would abandon it meanwhile
+                seen.append(self.remaining())
 
     group.add(Patient())
     thread, _ = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
-    wait_until(lambda: len(seen) == 3)
-    done.set()
-    thread.join(20)
+    thread.join(30)
     assert seen == [4.0, 2.5, 0.0]
+
+
+def test_nothing_remains_once_it_is_abandoned() -> None:
+    clock = FakeClock()
+    group = fake_time_group(clock)
+    released = threading.Event()
+    service = group.add(with_start(released.wait), stop_timeout=4.0)
+    thread, _ = run_in_thread(group)
+    group.wait_ready(30)
+    assert service.remaining() == math.inf
+    group.stop()
+    end(group, clock, thread)
+    assert group.status()[0].state is State.ABANDONED
+    assert service.remaining() == 0.0
+    released.set()
 
 
 def test_with_start_passes_the_event_only_to_who_must_have_it() -> None:
@@ -164,7 +174,7 @@ def test_with_start_takes_a_server_with_serve_forever_and_shutdown() -> None:
 
     class Server:
         def serve_forever(self, poll_interval: float = 0.5) -> None:
-            ended.wait(20)
+            ended.wait(30)
 
         def shutdown(self) -> None:
             ended.set()
@@ -271,6 +281,6 @@ def test_a_service_that_runs_again_is_re_armed() -> None:
         wait_until(lambda: group.is_ready and is_quiet(group))
         assert not worker.stopping.is_set()
         group.stop()
-        thread.join(20)
+        thread.join(30)
         assert not raised
         assert worker.stopping.is_set()

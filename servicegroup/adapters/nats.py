@@ -513,8 +513,11 @@ class _NatsBroker(Broker):
         await self._send([(one.token, _IN_PROGRESS) for one in deliveries])
 
     async def _settle(self, answers: Sequence[tuple[str, bytes]]) -> None:
+        back = {_sequence(reply) for reply, word in answers if word.startswith(_NAK)}
+        # The server may send these again before it has answered.
+        self._in_hand -= back
         await self._send(answers)
-        self._in_hand.difference_update(_sequence(reply) for reply, _ in answers)
+        self._in_hand -= {_sequence(reply) for reply, _ in answers} - back
 
     async def _send(self, answers: Sequence[tuple[str, bytes]]) -> None:
         """Return when the server has acted on them all."""

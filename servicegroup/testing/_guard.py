@@ -21,7 +21,10 @@ from servicegroup.report import State
 from servicegroup.testing._services import let_all_go
 from servicegroup.testing._wait import poll
 
-GRACE = 1.0  # seconds for threads that are about to end anyway, in a test that did not wait
+# Seconds for threads that are about to end anyway, in a test that did not wait: what is left behind
+# for good costs as much, and a busy machine may take that long.
+GRACE = 5.0
+LOOK = 0.1
 DYING = 0.1  # and for the caller of a start() that raised, until it has died of that
 
 
@@ -72,7 +75,9 @@ class Guard:
         """A test has ended: what is wrong. `deaths`, of threads, may grow meanwhile."""
         until = time.monotonic() + GRACE
         for thread in self._left():
-            thread.join(max(0.0, until - time.monotonic()))
+            while thread.is_alive() and time.monotonic() < until:
+                let_all_go()  # once more, for one that has begun only now
+                thread.join(LOOK)
         left = self._left()
         said = [_of_run(run, left) for run in dict.fromkeys(map(_root, left))]
         known = self._known()

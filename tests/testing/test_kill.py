@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from servicegroup.testing import kill_at_random, wait_until
+from servicegroup.testing import kill_at_random
+from tests.observe.test_health import wait_for
 
 # Takes what is in todo.txt line by line; a line counts as done once it is in done.txt.
 WORKER = """
@@ -26,7 +29,7 @@ time.sleep(3600)
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("up", flush=True)
+open("up", "w").close()
 time.sleep(3600)
 """
 # Leaves a child behind that ignores whatever happens to its parent.
@@ -127,7 +130,7 @@ def test_what_it_started_does_not_outlive_it(tmp_path: Path) -> None:
     )
     children = [int(pid) for pid in pids.read_text().split()]
     assert len(children) == 3
-    wait_until(lambda: not any(map(alive, children)))
+    wait_for(lambda: not any(map(alive, children)))
 
 
 def test_the_condition_may_be_a_callable(tmp_path: Path) -> None:
@@ -136,7 +139,8 @@ def test_the_condition_may_be_a_callable(tmp_path: Path) -> None:
 
     def is_up() -> bool:
         found = up.exists()
-        up.unlink(missing_ok=True)
+        if found:  # else one that came just now would be lost
+            up.unlink()
         return found
 
     kills = kill_at_random(program, up=is_up, until=lambda: True, times=2, within=0.0)
@@ -176,28 +180,38 @@ def test_one_that_ends_by_itself_is_a_failure(source: str, said: str) -> None:
     ("up", "until", "said"),
     [
         ("never", lambda: True, "not within 0.5 s: up: printing 'never'"),
-        ("up", lambda: False, "not within 0.5 s: done: .*lambda: False"),
+        (lambda: True, lambda: False, "not within 0.5 s: done: .*lambda: False"),
         (lambda: False, lambda: True, "not within 0.5 s: up: .*lambda: False"),
     ],
 )
 def test_what_does_not_come_true_is_a_failure(
-    up: str, until: type[bool], said: str, tmp_path: Path
+    up: str, until: type[bool], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = python(
-        "import os, time; print(os.getpid(), file=open('pid', 'w'), flush=True); "
-        "print('up', flush=True); time.sleep(3600)"
-    )
+    pids: list[int] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            pids.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    program = python("print('up', flush=True); import time; time.sleep(3600)")
     with pytest.raises(AssertionError, match=said):
-        kill_at_random(program, up=up, until=until, times=1, within=0.0, timeout=0.5, cwd=tmp_path)
-    pid = int((tmp_path / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        kill_at_random(program, up=up, until=until, times=1, within=0.0, timeout=0.5)
+    assert pids
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
-def test_one_that_does_not_end_in_time_is_a_failure_and_is_killed() -> None:
+def test_one_that_does_not_end_in_time_is_a_failure_and_is_killed(tmp_path: Path) -> None:
+    def up() -> bool:
+        wait_for((tmp_path / "up").exists)  # however long that takes
+        return True
+
     with pytest.raises(AssertionError, match=r"did not end within 0\.3 s of SIGTERM"):
         kill_at_random(
-            python(STUBBORN), up="up", until=lambda: True, within=0.0, by=15, timeout=0.3
+            python(STUBBORN), up=up, until=bool, within=0.0, by=15, timeout=0.3, cwd=tmp_path
         )
 
 
@@ -206,19 +220,19 @@ def test_no_process_is_left_when_a_condition_raises(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def fail() -> None:
-        wait_until(lambda: (tmp_path / "pids.txt").exists())
-        wait_until(lambda: (tmp_path / "pids.txt").read_text().strip())
+        wait_for(lambda: (tmp_path / "pids.txt").exists())
+        wait_for(lambda: (tmp_path / "pids.txt").read_text().strip())
         pids.append(int((tmp_path / "pids.txt").read_text()))
         raise KeyError("oh")
 
     with pytest.raises(KeyError) as caught:
         kill_at_random(python(PARENT), up=fail, until=lambda: True, cwd=tmp_path)
     assert caught.value.__notes__[0].startswith("life 1 of 6")
-    wait_until(lambda: not alive(pids[0]))
+    wait_for(lambda: not alive(pids[0]))
 
 
 def test_it_gets_the_environment_that_is_given() -> None:
-    program = python("import os, time; print(os.environ['WHAT'], flush=True); time.sleep(9)")
+    program = python("import os, time; print(os.environ['WHAT'], flush=True); time.sleep(3600)")
     env = {**os.environ, "WHAT": "given"}
     kills = kill_at_random(program, up="given", until=lambda: True, times=1, within=0, env=env)
     assert kills.lives[0].output == "given\n"

@@ -24,7 +24,7 @@ def group_of(*services: Runs | Returns) -> ServiceGroup:
 def report_of_hung(group: ServiceGroup) -> Report:
     group.add(Runs())
     with Hangs() as hung:
-        group.add(hung)
+        group.add(hung, stop_timeout=0.05)
         with pytest.raises(ServiceGroupError) as caught, group:
             pass
     return caught.value.report
@@ -48,19 +48,19 @@ def test_one_that_was_asked_too_early_is_named() -> None:
 def test_one_that_outlives_several_that_were_added_before_is_named_each_time() -> None:
     report = report_of(group_of(Runs(), Runs(), Runs()))
     *others, last = report.services
-    slow = attrs.evolve(last, seconds_to_stop=0.5)
+    slow = attrs.evolve(last, seconds_to_stop=3600.0)
     with pytest.raises(AssertionError, match=r"'Runs-2' .* before 'Runs-3'.*\n'Runs' .* 'Runs-3'"):
         assert_stopped_lifo(attrs.evolve(report, services=(*others, slow)))
 
 
 def test_all_at_once_is_not_last_in_first_out() -> None:
-    report = report_of_hung(ServiceGroup(stop_concurrently=True, stop_timeout=0.05))
+    report = report_of_hung(ServiceGroup(stop_concurrently=True))
     with pytest.raises(AssertionError, match=r"'Runs' was asked .* before 'Hangs' had ended"):
         assert_stopped_lifo(report)
 
 
 def test_one_that_was_abandoned_did_not_stop() -> None:
-    report = report_of_hung(ServiceGroup(stop_timeout=0.05))
+    report = report_of_hung(ServiceGroup())
     with pytest.raises(AssertionError, match="'Hangs' did not stop: it was abandoned") as caught:
         assert_stopped_lifo(report)
     assert "was asked" not in str(caught.value)
@@ -102,7 +102,7 @@ def test_the_services_of_nested_groups_are_looked_at_too() -> None:
     assert_stopped_lifo(report)
     for number in range(2):
         nested = report.services[number]
-        parts = (nested.parts[0], attrs.evolve(nested.parts[1], seconds_to_stop=9.0))
+        parts = (nested.parts[0], attrs.evolve(nested.parts[1], seconds_to_stop=3600.0))
         services = list(report.services)
         services[number] = attrs.evolve(nested, parts=parts)
         with pytest.raises(AssertionError, match=f"'{nested.name}/.*' was asked"):

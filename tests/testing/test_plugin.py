@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TIMEOUT = 120
 
 PRELUDE = """
 import threading
 import pytest
 from servicegroup import Service, ServiceGroup, with_start
 from servicegroup.testing import Fails, FakeClock, Hangs, Runs, wait_until
+from servicegroup.testing import _guard, _services
+
+@pytest.fixture(autouse=True)
+def grace(request):
+    # What is about to end may be slow to do so; what is left behind never ends.
+    leaves = request.node.get_closest_marker("leaves")
+    _guard.GRACE = 1.0 if leaves else 30.0
 
 def group_of(*services, **options):
     group = ServiceGroup(name="shop", **options)
@@ -36,8 +44,8 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
     pytester.makepyfile(PRELUDE + source)
-    plugins = ("-p", "pytest_servicegroup", "-p", "no:cacheprovider")
-    return pytester.runpytest_subprocess(*plugins, *options, timeout=60)
+    own = ("-p", "pytest_servicegroup", "-p", "no:cacheprovider", "-o", "markers=leaves: something")
+    return pytester.runpytest_subprocess(*own, *options, timeout=TIMEOUT)
 
 
 # -- what a test leaves behind --------------------------------------------------------------------
@@ -68,6 +76,7 @@ def test_good_before():
     with group_of(Runs()):
         pass
 
+@pytest.mark.leaves
 def test_still_runs():
     group_of(Api(), Runs()).__enter__()
 
@@ -75,11 +84,13 @@ def test_good_between():
     with group_of(Runs()):
         pass
 
+@pytest.mark.leaves
 def test_abandoned():
     with pytest.raises(ExceptionGroup):
         with group_of(with_start(threading.Event().wait), stop_timeout=0.05):
             pass
 
+@pytest.mark.leaves
 def test_stop_hangs():
     with pytest.raises(ExceptionGroup):
         with group_of(Stubborn(), stop_timeout=0.05):
@@ -117,7 +128,7 @@ def test_does_not_wait():
 def test_hangs(hung):
     with pytest.raises(ExceptionGroup):
         with group_of(hung, stop_timeout=0.05):
-            pass
+            wait_until(lambda: hung in _services._hung)
 """,
     )
     result.assert_outcomes(passed=3)
@@ -132,6 +143,7 @@ def broken():
     yield
     raise OSError("no teardown")
 
+@pytest.mark.leaves
 def test_leaks(broken):
     group_of(Runs()).__enter__()
     assert False
@@ -154,18 +166,20 @@ def group():
 def test_one(group):
     group.add(Runs())
 
+{mark}
 def test_two(group):
     pass
 """
+LEAVES = "@pytest.mark.leaves"
 
 
 def test_a_group_of_a_fixture_may_outlive_a_test(pytester: pytest.Pytester) -> None:
-    result = run(pytester, FIXTURE.format(end="group.__exit__(None, None, None)"))
+    result = run(pytester, FIXTURE.format(end="group.__exit__(None, None, None)", mark=""))
     result.assert_outcomes(passed=2)
 
 
 def test_but_not_the_fixture(pytester: pytest.Pytester) -> None:
-    result = run(pytester, FIXTURE.format(end="pass"))
+    result = run(pytester, FIXTURE.format(end="pass", mark=LEAVES))
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_two*", "group 'shop' still runs*"])
 
@@ -184,6 +198,7 @@ def fail():
 def test_one(fail):
     fail()
 
+{mark}
 def test_two(fail):
     pass
 """
@@ -192,14 +207,14 @@ def test_two(fail):
 def test_a_failure_of_a_fixtures_group_is_for_the_fixture_to_raise(
     pytester: pytest.Pytester,
 ) -> None:
-    result = run(pytester, FAILING.format(block="with group:"))
+    result = run(pytester, FAILING.format(block="with group:", mark=""))
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_two*", "*ConnectionError: no broker"])
     assert "got lost" not in result.stdout.str()
 
 
 def test_a_failure_that_the_fixture_did_not_raise_is_lost(pytester: pytest.Pytester) -> None:
-    result = run(pytester, FAILING.format(block="if group.__enter__():"))
+    result = run(pytester, FAILING.format(block="if group.__enter__():", mark=LEAVES))
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_two*", "*got lost: no call raised*"])
 
@@ -225,6 +240,7 @@ def test_good_after():
 def test_a_thread_died_of_an_exit_code():
     start_on_thread(group_of(Fails(error=SystemExit(3)))).join()
 
+@pytest.mark.leaves
 def test_no_call_raised_it():
     group = group_of(Runs(), Fails(after=0.01))
     group.__enter__()
@@ -340,9 +356,10 @@ def test_hangs():
     hung = Hangs()
     thread = threading.Thread(target=hung.start)
     thread.start()
+    wait_until(lambda: hung in _services._hung)
 
 def test_it_was_let_go():
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 """,
         "--strict-config",
@@ -369,7 +386,7 @@ def test_tests_without_groups_do_not_load_the_package(pytester: pytest.Pytester)
         def test_nothing_was_loaded():
             assert not [name for name in sys.modules if name.split(".")[0] == "servicegroup"]
     """)
-    result = pytester.runpytest_subprocess("-p", "pytest_servicegroup", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "pytest_servicegroup", timeout=TIMEOUT)
     result.assert_outcomes(passed=2)
 
 
@@ -382,7 +399,7 @@ def test_a_group_first_loaded_in_a_test_is_watched(pytester: pytest.Pytester) ->
             group.add(with_start(lambda stopping: stopping.wait()))
             group.__enter__()
     """)
-    result = pytester.runpytest_subprocess("-p", "pytest_servicegroup", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "pytest_servicegroup", timeout=TIMEOUT)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["group 'late' still runs*"])
 

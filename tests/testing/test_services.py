@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from servicegroup import ServiceGroup, ServiceGroupError, StartTimeoutError, State, StopTimeoutError
-from servicegroup.testing import Fails, FakeClock, Hangs, NeverReady, Returns, Runs, wait_until
+from servicegroup.testing import Fails, FakeClock, Hangs, NeverReady, Returns, Runs
+from tests.observe.test_health import PATIENCE, wait_for
 
 
 def failure(group: ServiceGroup) -> Exception:
@@ -23,7 +24,7 @@ def test_runs_and_returns() -> None:
     group.add(Runs())
     group.add(Returns())
     with group:
-        wait_until(lambda: group.status()[1].state is State.FINISHED)
+        wait_for(lambda: group.status()[1].state is State.FINISHED)
         assert group.status()[0].state is State.RUNNING
     assert group.report is not None
     assert group.report.exit_code == 0
@@ -38,9 +39,9 @@ def test_what_takes_time_takes_it_on_the_clock(fake_clock: FakeClock) -> None:
         fake_clock.advance(2.5, sleepers=2)
         assert [one.state for one in group.status()] == [State.RUNNING, State.RUNNING]
         fake_clock.advance(0.5, sleepers=2)
-        wait_until(lambda: group.status()[1].state is State.FAILED)
+        wait_for(lambda: group.status()[1].state is State.FAILED)
         fake_clock.advance(2.0)
-        wait_until(lambda: group.status()[0].state is State.FINISHED)
+        wait_for(lambda: group.status()[0].state is State.FINISHED)
 
 
 def test_a_stop_that_comes_before_the_failure_prevents_it() -> None:
@@ -93,11 +94,13 @@ def test_a_time_that_is_none_is_refused(kind: type[Fails] | type[Returns], after
 
 @pytest.mark.parametrize("service", [NeverReady(), Hangs(at_start=True)])
 def test_one_that_is_never_ready_ends_the_start(service: NeverReady | Hangs) -> None:
-    group = ServiceGroup(start_timeout=0.05, stop_timeout=0.05)
+    hangs = isinstance(service, Hangs)
+    group = ServiceGroup(start_timeout=0.05, stop_timeout=0.05 if hangs else PATIENCE)
     group.add(service)
     with pytest.raises(ServiceGroupError) as caught:
         group.start()
-    hangs = isinstance(service, Hangs)
+    if isinstance(service, Hangs):
+        service.let_go()  # the plugin does so for one that has begun to hang by now
     assert [type(error) for error in caught.value.exceptions] == [
         StartTimeoutError,
         *([StopTimeoutError] if hangs else []),
@@ -105,17 +108,31 @@ def test_one_that_is_never_ready_ends_the_start(service: NeverReady | Hangs) -> 
 
 
 @pytest.mark.parametrize("in_stop", [False, True])
-def test_one_that_hangs_is_abandoned_and_can_be_let_go(in_stop: bool) -> None:
-    group = ServiceGroup(stop_timeout=0.05)
+def test_one_that_hangs_is_abandoned_and_can_be_let_go(
+    in_stop: bool, fake_clock: FakeClock
+) -> None:
+    group = ServiceGroup(stop_timeout=5.0)
+
+    def hangs() -> bool:
+        stack = group._run._runners[0].take_stack()
+        return stack.count("thread ") == stack.count("_free.wait()") == 1 + in_stop
+
+    def stop() -> None:
+        group.stop()
+        wait_for(hung.stopping.is_set)
+        wait_for(hangs)
+        fake_clock.advance(5.0)
+
     with Hangs(in_stop=in_stop) as hung:
         group.add(hung)
+        fake_clock.control(group)
         with pytest.raises(ServiceGroupError) as caught, group:
-            pass
+            stop()
         (error,) = caught.value.exceptions
         assert isinstance(error, StopTimeoutError)
         assert error.stack.count("thread ") == 1 + in_stop
         assert "_services.py" in error.stack
-    wait_until(lambda: group._run.abandoned() is None)
+    wait_for(lambda: group._run.abandoned() is None)
 
 
 def test_one_that_was_let_go_does_not_hang() -> None:

@@ -34,7 +34,6 @@ class Rig(rig.Rig):
     """`stop` and `kill` are the same: connections end at once, and the data stays."""
 
     is_up = False
-    takeover = 15.0
 
     _server: subprocess.Popen[str] | None = None
     _producer: kafka.Producer | None = None

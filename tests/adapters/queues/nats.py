@@ -17,6 +17,7 @@ from nats.js.errors import NotFoundError
 
 from servicegroup.adapters.nats import NatsConsumer
 from servicegroup.adapters.queue import Handler, QueueConsumer
+from servicegroup.testing import find_free_port
 from tests.adapters.queues import rig
 from tests.child import PATIENCE
 from tests.debian import require
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Rig(rig.Rig):
-    takeover = 4.0
+    lease = "ack_wait"
 
     _server: subprocess.Popen[bytes] | None = None
     _port = 0
@@ -33,9 +34,7 @@ class Rig(rig.Rig):
     @property
     def port(self) -> int:
         if not self._port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._port = probe.getsockname()[1]
+            self._port = find_free_port()
         return self._port
 
     def start(self, *arguments: str) -> None:

@@ -7,11 +7,24 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from servicegroup import ServiceGroup, events
+from servicegroup.adapters import _queue_run, sqlite
 from servicegroup.adapters.queue import Handler, Message, Reject, Retry, RetryPolicy
 from tests.adapters.queues.rig import consumer_of
+from tests.child import PATIENCE
+
+SOON = 10.0  # for what waits for nothing: longer than a machine stands still
+STEP = 2 * SOON  # what a stop waits for in vain lasts that long, if it has the time
+STOP = 20 * PATIENCE  # of which a step may take a twentieth
+
+
+def be_patient(change: Callable[[Any, str, object], None]) -> None:
+    """Have a busy machine keep nobody from a word with a broker that is there."""
+    change(_queue_run, "CLOSE_SECONDS", STEP)
+    change(sqlite, "BUSY_SECONDS", PATIENCE)
 
 
 class Work:
@@ -80,17 +93,27 @@ def main(
     seconds: float = 0.0,
     attempts: int = 3,
     delay: float = 0.01,
-    stop_timeout: float = 10.0,
+    stop_timeout: float = STOP,
+    looks: float | None = None,
     **others: Any,
 ) -> None:
-    """Consume until SIGTERM; say whether it is ready."""
+    """Consume until SIGTERM; say whether it is ready.
+
+    `looks` are the seconds between looks at a file of SQLite, while nobody rings.
+    """
     logging.basicConfig()
+    be_patient(setattr)
+    # A stop that waits in vain is to be short, and still far from its deadline.
+    _queue_run.HANDLERS_SHARE = 0.1
+    if looks is not None:
+        sqlite.LOOK_SECONDS = sqlite.DEAF_SECONDS = looks
     work = Work(log, seconds)
     handler: Handler = work.ahandle if asynchronous else work.handle
     others["retry"] = RetryPolicy(attempts, delay=delay)
     consumer = consumer_of(kind, options, handler, others)
-    group = ServiceGroup(stop_timeout=stop_timeout)
+    group = ServiceGroup(stop_timeout=stop_timeout, shutdown_timeout=2 * stop_timeout)
     group.add(consumer)
+    told = threading.Event()
 
     def tell(event: events.Event) -> None:
         match event:
@@ -102,9 +125,13 @@ def main(
                 say(f"stopped {event.seconds}")
             case events.GroupStopped():
                 say(f"handled {consumer.handled} failed {consumer.failed} left {consumer.in_hand}")
+                told.set()
 
     group.subscribe(tell)
-    group.run()
+    try:
+        group.run()
+    finally:
+        told.wait(PATIENCE)  # a group waits for its subscribers no longer than a second
 
 
 def say(line: str) -> None:

@@ -20,6 +20,7 @@ from pika.exceptions import AMQPError
 
 from servicegroup.adapters.queue import Handler, QueueConsumer
 from servicegroup.adapters.rabbitmq import RabbitConsumer
+from servicegroup.testing import find_free_port
 from tests.adapters.queues import rig
 from tests.debian import require
 
@@ -44,7 +45,7 @@ class Server:
             pytest.fail(f"{script} is missing: where has rabbitmq-server put it?")
         self._temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.directory = Path(self._temporary.name)
-        self.port, self._distribution_port = free_ports(2)
+        self.port, self._distribution_port = find_free_port(), find_free_port()
         self._process: subprocess.Popen[bytes] | None = None
         applications = self.directory / "applications"
         applications.mkdir()
@@ -149,7 +150,6 @@ class Rig(rig.Rig):
     A test may stop that, or kill it; it runs again for the next.
     """
 
-    takeover = 3.0
     arguments: dict[str, Any] = {}  # noqa: RUF012 - for each kind of queue
 
     _connection: Any = None
@@ -243,12 +243,3 @@ class Rig(rig.Rig):
             found.append((got[2], got[1]))
         channel.basic_recover(requeue=True)
         return found
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens to, and that nobody else was given."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

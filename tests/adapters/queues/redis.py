@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import redis
 
 from servicegroup.adapters.queue import Handler, QueueConsumer
-from servicegroup.adapters.redis import LOOK_SECONDS, RedisStreamConsumer
+from servicegroup.adapters.redis import RedisStreamConsumer
+from servicegroup.testing import find_free_port
 from tests.adapters.queues import rig
 from tests.child import PATIENCE
 from tests.debian import require
@@ -19,14 +19,12 @@ CLAIM_IDLE = 2.0
 
 
 class Rig(rig.Rig):
-    takeover = CLAIM_IDLE + 2 * LOOK_SECONDS
+    lease = "claim_idle"
 
     def __init__(self) -> None:
         super().__init__()
         self._server: subprocess.Popen[bytes] | None = None
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self._port: int = taken.getsockname()[1]
+        self._port = find_free_port()
         self.client = redis.Redis(port=self._port, decode_responses=True)
 
     @property
@@ -47,7 +45,9 @@ class Rig(rig.Rig):
         self._server = subprocess.Popen(
             [
                 *(require("redis-server"), "--port", str(self._port), "--bind", "127.0.0.1"),
-                *("--dir", str(self.directory), "--save", "", "--appendonly", "yes", *options),
+                *("--dir", str(self.directory), "--save", "", "--appendonly", "yes"),
+                # While it syncs, by default once a second, it answers before it has written.
+                *("--appendfsync", "no", *options),
             ],
             stdout=subprocess.DEVNULL,
         )

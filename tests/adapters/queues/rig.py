@@ -28,12 +28,13 @@ class Rig(ABC):
         kind: its name among `KINDS`, for child processes.
         directory: of its own, for files of the server.
         has_server: whether there is something to be stopped, killed, and reached by a network.
-        takeover: seconds until others get what a killed consumer had, at most.
+        lease: the option of a consumer that says for how many seconds what it has is kept from
+            others without a sign of life; None: they get it when its connection ends.
     """
 
     kind: str
     has_server = True
-    takeover = 10.0
+    lease: str | None = None
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -77,6 +78,10 @@ class Rig(ABC):
     @abstractmethod
     def consumer(options: dict[str, Any], handler: Handler, **others: Any) -> QueueConsumer:
         """A consumer, with dead letters; in a child process, too."""
+
+    def kept(self, seconds: float) -> dict[str, Any]:
+        """Options with which what a consumer has is kept from others for so long."""
+        return {} if self.lease is None else {self.lease: seconds}
 
     @abstractmethod
     def publish(self, *bodies: str) -> None:

@@ -13,8 +13,13 @@ import pytest
 
 from servicegroup import ServiceGroup, ServiceGroupError, events
 from servicegroup.adapters.queue import Message, QueueConsumer, Reject
+from servicegroup.restart import Restart
+from tests.adapters.queues.program import STOP
 from tests.adapters.queues.test_queues import wait_for
 from tests.child import PATIENCE
+
+# A stop in such a pause is answered at once, or never.
+PAUSE = Restart(max_restarts=float("inf"), delay=20 * PATIENCE, max_delay=20 * PATIENCE)
 
 
 class Seen:
@@ -40,11 +45,18 @@ class Seen:
         wait_for(lambda: len(self.messages) >= count, lambda: self.bodies)
 
 
+def patient_group(**options: Any) -> ServiceGroup:
+    """One that abandons nothing and nobody, however busy the machine is."""
+    return ServiceGroup(
+        **{"signals": (), "stop_timeout": STOP, "shutdown_timeout": STOP, **options}
+    )
+
+
 @contextmanager
-def running(*consumers: QueueConsumer) -> Iterator[list[type[events.Event]]]:
-    """They run inside the block; what kinds of events were told."""
+def running(*consumers: QueueConsumer, **options: Any) -> Iterator[list[type[events.Event]]]:
+    """They run inside the block, in a group with these options; what kinds of events were told."""
     told: list[type[events.Event]] = []
-    group = ServiceGroup(signals=())
+    group = patient_group(**options)
     group.subscribe(lambda event: told.append(type(event)))
     for number, consumer in enumerate(consumers):
         group.add(consumer, name=f"consumer-{number}")
@@ -68,7 +80,7 @@ class Running(ABC):
         self.seen: list[Message] = []
         self.events: list[type[events.Event]] = []
         self._handler = handler
-        self.group = ServiceGroup(signals=(), stop_timeout=60.0, shutdown_timeout=60.0)
+        self.group = patient_group()
         self.group.add(self._make(options))
         self.group.subscribe(lambda event: self.events.append(type(event)))
         self.error: BaseException | None = None

@@ -12,7 +12,7 @@ from tests.adapters.queues import rig
 
 class Rig(rig.Rig):
     has_server = False
-    takeover = 3.0
+    lease = "lease"
 
     def set_up(self) -> None:
         path = self.directory / "queue.db"

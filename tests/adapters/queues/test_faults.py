@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.adapters.queues.program import SOON
 from tests.adapters.queues.proxy import Proxy
 from tests.adapters.queues.rig import KINDS, Rig, rig_of
 from tests.adapters.queues.test_queues import (
@@ -43,7 +44,7 @@ def settle_all(rig: Rig, consumer: Consumer, wanted: list[str]) -> None:
     wait_for(lambda: rig.left() == 0, rig.left)
     consumer.send(signal.SIGTERM)
     assert consumer.end() == 0, consumer.stderr
-    assert consumer.seconds_to_stop < 5.0
+    assert consumer.seconds_to_stop < SOON
     assert rig.dead() == []
 
 
@@ -95,12 +96,12 @@ def test_a_stop_while_the_network_swallows_everything_meets_its_deadline(
     rig: Rig, proxy: Proxy
 ) -> None:
     rig.publish(*bodies(50))
-    with Consumer(rig, proxy.port, seconds=0.005, attempts=99, stop_timeout=3.0) as consumer:
+    with Consumer(rig, proxy.port, seconds=0.005, attempts=99, stop_timeout=15.0) as consumer:
         wait_for(lambda: len(handled(rig)) > 5, lambda: consumer.stderr)
         proxy.open.clear()
         consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
-        assert consumer.seconds_to_stop < 3.0
+        assert consumer.seconds_to_stop < 15.0
     with Consumer(rig, attempts=99) as consumer:
         settle_all(rig, consumer, bodies(50))
 
@@ -127,7 +128,7 @@ def test_it_starts_before_its_broker_and_a_stop_then_is_answered_at_once(rig: Ri
         wait_for(lambda: "the broker is away" in consumer.stderr, lambda: consumer.stderr)
         consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
-        assert consumer.seconds_to_stop < 1.0
+        assert consumer.seconds_to_stop < SOON
         assert consumer.said("ready") == []
     with Consumer(rig) as consumer:
         wait_for(lambda: "the broker is away" in consumer.stderr, lambda: consumer.stderr)

@@ -19,16 +19,20 @@ from typing import Any
 import confluent_kafka as kafka
 import pytest
 
-from servicegroup import AsyncGroup, ServiceGroup, events
+from servicegroup import AsyncGroup, events
+from servicegroup.adapters import _kafka_client
 from servicegroup.adapters._kafka_client import FULL_MESSAGES
 from servicegroup.adapters.kafka import KafkaConsumer
 from servicegroup.adapters.queue import Message, RetryPolicy
 from tests.adapters.queues import running
 from tests.adapters.queues.kafka import CONFIG, GROUP, PARTITIONS, Rig
+from tests.adapters.queues.program import SOON, STOP
+from tests.adapters.queues.running import PAUSE, patient_group
 from tests.adapters.queues.test_queues import (
     Consumer,
     bodies,
     handled,
+    meet,
     wait_for,
     wait_until_handled,
 )
@@ -216,7 +220,7 @@ def test_a_partition_that_hangs_leaves_room_for_others_and_memory(rig: Rig) -> N
         rig.publish_to(2, *bodies(500))
         running.wait_until_seen(*bodies(500))
         client: Any = running.consumer._client
-        assert client._lanes[0].paused
+        wait_for(lambda: client._lanes[0].paused, lambda: client._lanes)
         assert len(client._lanes[0].waiting) < 2 * FULL_MESSAGES
         release.set()
         # What was paused goes on where it was: nothing is missing, nothing comes twice.
@@ -231,20 +235,20 @@ def test_a_partition_that_hangs_leaves_room_for_others_and_memory(rig: Rig) -> N
 @pytest.mark.slow
 def test_each_partition_is_in_order_also_when_one_of_many_is_killed(rig: Rig, number: int) -> None:
     wanted = bodies(800)
-    rig.publish(*wanted)
     options: Any = {"concurrency": 4, "prefetch": 40, "seconds": 0.005, "attempts": 99}
     consumers = [Consumer(rig, **options) for _ in range(number)]
     try:
-        for consumer in consumers:
-            consumer.wait_for("ready")
-        wait_for(lambda: len(handled(rig)) > 100, lambda: handled(rig))
+        meet(rig, consumers)
+        met = len(handled(rig))
+        rig.publish(*wanted)
+        wait_for(lambda: len(handled(rig)) > met + 100, lambda: handled(rig))
         os.kill(consumers[0].pid, signal.SIGKILL)
         wait_until_handled(rig, set(wanted))
     finally:
         for consumer in consumers:
             consumer.__exit__(None, None, None)
     partitions = defaultdict[int, list[int]](list)
-    for body in handled(rig):
+    for body in filter(wanted.__contains__, handled(rig)):
         order = int(body.removeprefix("order-"))
         partitions[order % PARTITIONS].append(order)
     assert len(partitions) == PARTITIONS
@@ -344,9 +348,9 @@ def test_a_handler_may_take_longer_than_the_interval_of_polls(rig: Rig) -> None:
     others = [f"other-{number}" for number in range(10 * PARTITIONS)]
     rig.publish_to(0, "slow")
     rig.publish(*others)
-    config = {"session.timeout.ms": 1000, "max.poll.interval.ms": 1500}
+    config = {"session.timeout.ms": 5000, "max.poll.interval.ms": 5000}
     with Running(
-        rig, lambda message: time.sleep(4.0 if message.text() == "slow" else 0.0), config=config
+        rig, lambda message: time.sleep(8.0 if message.text() == "slow" else 0.0), config=config
     ) as running:
         running.wait_until_seen("slow", *others)
         wait_for(lambda: rig.left() == 0, rig.left)
@@ -369,7 +373,10 @@ def test_what_a_handler_leaves_by_an_exit_comes_again(rig: Rig) -> None:
         if message.text() == "order-5":
             raise SystemExit(3)
 
+    before = set(threading.enumerate())
     assert "SystemExit(3)" in Running(rig, leave).failure()
+    # Its client commits what was handled, and is gone.
+    wait_for(lambda: set(threading.enumerate()) <= before, threading.enumerate)
     with Running(rig) as running:
         running.wait_until_seen(*bodies(20)[5:])
         wait_for(lambda: rig.left() == 0, rig.left)
@@ -379,14 +386,16 @@ def test_what_a_handler_leaves_by_an_exit_comes_again(rig: Rig) -> None:
 # -- the broker is away ---------------------------------------------------------------------------
 
 
-def test_it_starts_before_its_broker_and_a_stop_then_is_answered_at_once(rig: Rig) -> None:
+def test_it_starts_before_its_broker_and_a_stop_then_is_answered_at_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     rig.publish("one")
     rig.kill()
-    with Running(rig) as running:
-        wait_for(lambda: running.consumer._client is not None, lambda: running.error)
+    with Running(rig, reconnect=PAUSE) as running:
+        wait_for(lambda: "the broker is away" in caplog.text, lambda: caplog.text)
         client: Any = running.consumer._client
-        wait_for(lambda: "refused" in str(client.away), lambda: client.away)
-        assert running.stop() < 0.1
+        assert "refused" in client.away
+        assert running.stop() < SOON
         assert events.ServiceReady not in running.events
     with Consumer(rig) as consumer:
         wait_for(lambda: "the broker is away" in consumer.stderr, lambda: consumer.stderr)
@@ -409,14 +418,16 @@ def test_a_broker_that_is_gone_for_a_while_loses_nothing(rig: Rig) -> None:
         consumer.wait_for("ready")
         wait_until_handled(rig, set(wanted))
         wait_for(lambda: rig.left() == 0, rig.left)
-        at = consumer.send(signal.SIGTERM)
+        consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
-        assert time.monotonic() - at < 2.0
+        assert consumer.seconds_to_stop < SOON
     assert rig.dead() == []
 
 
-def test_a_blip_is_not_told_and_breaks_nothing(rig: Rig) -> None:
-    with Running(rig) as running:
+def test_a_blip_is_not_told_and_breaks_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kafka_client, "AWAY_SECONDS", PATIENCE)
+    config = {"session.timeout.ms": 30_000}  # it remains a member
+    with Running(rig, config=config) as running:
         running.wait_for()
         for number in range(3):
             rig.publish(f"order-{number}")
@@ -432,11 +443,11 @@ def test_a_blip_is_not_told_and_breaks_nothing(rig: Rig) -> None:
 
 def test_a_stop_after_the_broker_is_gone_for_good_is_quick(rig: Rig) -> None:
     rig.publish(*bodies(4))
-    with Running(rig) as running:
+    with Running(rig, reconnect=PAUSE) as running:
         running.wait_until_seen(*bodies(4))
         rig.close()
         running.wait_for(kind=events.ServiceNotReady)
-        assert running.stop() < 0.1
+        assert running.stop() < SOON
 
 
 def test_a_dead_letter_waits_for_the_broker(rig: Rig) -> None:
@@ -470,8 +481,8 @@ def test_the_same_object_runs_again_and_again_and_among_others_in_one_loop(rig: 
 
     consumer = KafkaConsumer(rig.address, "orders", GROUP, handle, config=CONFIG)
     for number in range(3):
-        group = ServiceGroup(signals=())
-        group.add(AsyncGroup()).add(consumer)
+        group = patient_group()
+        group.add(AsyncGroup(stop_timeout=STOP, shutdown_timeout=STOP)).add(consumer)
         thread = threading.Thread(target=group.start)
         thread.start()
         rig.publish(f"order-{number}")
@@ -506,9 +517,13 @@ def test_nothing_of_ours_wakes_up_when_idle(rig: Rig) -> None:
                     total += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
             return total
 
-        before = count()
-        time.sleep(10.0)
-        assert count() - before < 20
+        def wakes() -> int:
+            before = count()
+            time.sleep(10.0)
+            return count() - before
+
+        # The second time is for what has begun late.
+        assert wakes() < 20 or wakes() < 20
 
 
 def test_the_example_handles_an_order(rig: Rig) -> None:

@@ -22,17 +22,19 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
 
 from servicegroup import AsyncGroup, ServiceGroup, ServiceGroupError, events
 from servicegroup.adapters.nats import NatsConsumer
-from servicegroup.adapters.queue import Message
+from servicegroup.adapters.queue import Message, RetryPolicy
 from tests.adapters.queues.nats import Rig
-from tests.adapters.queues.running import Seen, failure, running
+from tests.adapters.queues.program import SOON
+from tests.adapters.queues.running import Seen, failure, patient_group, running
 from tests.adapters.queues.test_queues import (
     Consumer,
     bodies,
     handled,
+    is_idle,
     wait_for,
     wait_until_handled,
 )
-from tests.child import PATIENCE, Child
+from tests.child import PATIENCE
 
 pytestmark = pytest.mark.slow  # each with a server
 
@@ -289,7 +291,7 @@ def test_a_dead_letter_of_the_largest_size_has_no_room_for_headers_and_stays(rig
     with running(consumer_of(rig, seen, dead_letter="dead")) as told:
         wait_for(lambda: len(rig.dead_letters()) == 1, rig.left)
         seen.wait_for(2)
-        assert rig.left() == 1
+        wait_for(lambda: rig.left() == 1, rig.left)
         assert events.ServiceNotReady not in told
     ((body, headers),) = rig.dead_letters()
     assert (len(body), headers["reason"]) == (size - 200, "not wanted")
@@ -308,10 +310,12 @@ def test_what_is_in_hand_for_long_is_not_delivered_again(rig: Rig) -> None:
     rig.publish(*bodies(3))
     seen, other = Seen(), Seen()
     seen.open.clear()
-    with running(consumer_of(rig, seen, ack_wait=0.6)):
-        seen.wait_for(1)
-        with running(consumer_of(rig, other, ack_wait=0.6)):
-            time.sleep(2.0)  # far more than it would take
+    # A third of this may pass between two signs of life, and the rest for nothing.
+    consumer = consumer_of(rig, seen, ack_wait=5.0)
+    with running(consumer):
+        wait_for(lambda: consumer.in_hand == 3, lambda: consumer.in_hand)
+        with running(consumer_of(rig, other, ack_wait=5.0)):
+            time.sleep(7.0)  # more than it would take
             assert other.bodies == []
             seen.open.set()
             wait_for(lambda: rig.left() == 0, rig.left)
@@ -327,7 +331,7 @@ def test_one_that_finishes_before_it_stops_takes_nothing_more(rig: Rig) -> None:
     busy, other = Seen(), Seen()
     busy.open.clear()
     rig.publish("one")
-    group = ServiceGroup(signals=())
+    group = patient_group()
     group.add(consumer_of(rig, busy, ack_wait=60.0))
     thread = threading.Thread(target=group.start)
     thread.start()
@@ -348,11 +352,28 @@ def test_one_that_finishes_before_it_stops_takes_nothing_more(rig: Rig) -> None:
     assert rig.left() == 0
 
 
+def test_what_is_to_come_again_at_once_does(rig: Rig) -> None:
+    attempts: dict[str, list[int]] = {}
+
+    async def handle(message: Message) -> None:
+        attempts.setdefault(message.text(), []).append(message.attempt)
+        if message.attempt == 1:
+            raise ValueError("not yet")
+
+    rig.publish(*map(str, range(30)))
+    at_once = RetryPolicy(5, delay=0.0, jitter=0.0)
+    with running(consumer_of(rig, handle, concurrency=4, retry=at_once, ack_wait=10 * PATIENCE)):
+        wait_for(lambda: rig.left() == 0, lambda: attempts)
+    assert attempts == {str(number): [1, 2] for number in range(30)}
+
+
 def test_what_was_given_back_often_is_not_worn_out(rig: Rig) -> None:
     wanted = {f"wait {number} 0.2" for number in range(8)}
     rig.publish(*sorted(wanted))
     for number in range(5):
-        with Consumer(rig, concurrency=1, attempts=1, ack_wait=20.0) as consumer:
+        # Single messages come after this time only, from servers of version 2.9.
+        with Consumer(rig, concurrency=1, attempts=1, ack_wait=10.0) as consumer:
+            consumer.wait_for("ready")  # those before may have handled more than one each
             wait_for(lambda n=number: len(handled(rig)) > 2 * n, lambda: handled(rig))  # type: ignore[misc]
             consumer.send(signal.SIGTERM)
             assert consumer.end() == 0, consumer.stderr
@@ -371,10 +392,9 @@ def test_it_starts_while_the_server_is_away_and_stops_at_once(rig: Rig) -> None:
         wait_for(lambda: "the broker is away" in consumer.stderr, lambda: consumer.stderr)
         assert f"127.0.0.1:{rig.port}" in consumer.stderr
         assert consumer.said("ready") == []
-        at = consumer.send(signal.SIGTERM)
-        consumer.wait_for("handled")
-        assert time.monotonic() - at < 0.5
+        consumer.send(signal.SIGTERM)
         assert consumer.end() == 0, consumer.stderr
+        assert consumer.seconds_to_stop < SOON
         assert "Traceback" not in consumer.stderr
 
 
@@ -398,13 +418,13 @@ def test_a_server_that_ends_under_load_and_comes_back_loses_nothing(rig: Rig, ho
 
 def test_a_server_that_hangs_does_not_hold_up_a_stop(rig: Rig) -> None:
     rig.publish("one")
-    with Consumer(rig, stop_timeout=4.0) as consumer:
+    with Consumer(rig, stop_timeout=15.0) as consumer:
         wait_until_handled(rig, {"one"})
         rig.send(signal.SIGSTOP)
         try:
-            at = consumer.send(signal.SIGTERM)
+            consumer.send(signal.SIGTERM)
             assert consumer.end() == 0, consumer.stderr
-            assert time.monotonic() - at < 4.0
+            assert consumer.seconds_to_stop < 15.0
         finally:
             rig.send(signal.SIGCONT)
 
@@ -418,14 +438,7 @@ def test_an_idle_consumer_hardly_wakes(rig: Rig) -> None:
         rig.publish("one")
         wait_until_handled(rig, {"one"})
         wait_for(lambda: rig.left() == 0, rig.left)
-        before = switches(consumer)
-        time.sleep(5.0)
-        assert switches(consumer) - before < 10
-
-
-def switches(child: Child) -> int:
-    """How often its threads have gone to sleep."""
-    return sum(int(line.split()[1]) for line in child.stat("voluntary_ctxt_switches"))
+        assert is_idle(consumer, 5.0, 10)
 
 
 def test_the_same_object_runs_again(rig: Rig) -> None:
