@@ -335,7 +335,7 @@ def test_services_added_by_several_threads_keep_each_its_own_options() -> None:
         stop_timeout = 2.0
 
     def add(kind: type[Service]) -> None:
-        ready.wait(20)
+        ready.wait(30)
         for _ in range(2000):
             group.add(kind())
 

@@ -26,7 +26,7 @@ from servicegroup import (
     StopTimeoutError,
 )
 from tests.fake_loop import Times
-from tests.fake_time import wait_until
+from tests.fake_time import FakeClock, fake_time_group, wait_until
 
 PATIENCE = 30.0
 
@@ -99,10 +99,7 @@ def both() -> tuple[ServiceGroup, AsyncGroup, Trace]:
 def run(outer: ServiceGroup, until: Callable[[], object] | None = None) -> Any:
     """What `outer.start()` raised, having been stopped once all is up."""
     thread, raised = run_in_thread(outer)
-    if until is None:
-        outer.wait_ready(PATIENCE)
-    else:
-        wait_until(until)
+    wait_until(until or (lambda: outer.is_ready))  # wait_ready() may still see the run before
     outer.stop()
     thread.join(PATIENCE)
     assert not thread.is_alive()
@@ -154,7 +151,7 @@ def test_the_next_one_waits_until_the_one_before_is_ready() -> None:
     assert ("start", "b") not in trace
     first.mark_ready()  # from another thread
     outer.wait_ready(PATIENCE)
-    assert ("start", "b") in trace
+    wait_until(lambda: ("start", "b") in trace)  # it is ready just before its first line
     first.mark_not_ready()
     wait_until(lambda: not outer.is_ready)
     first.mark_ready()
@@ -293,21 +290,31 @@ def test_in_the_reserve_all_are_asked_at_once() -> None:
 
 
 def test_one_that_blocks_the_loop_is_seen_in_the_stack() -> None:
-    free = threading.Event()
+    blocked, free = threading.Event(), threading.Event()
 
     class Blocks(AsyncService):
         async def run(self) -> None:
             await self.stopping.wait()
+            self.block()
+
+        def block(self) -> None:
+            blocked.set()
             free.wait()
 
-    outer = ServiceGroup(name="outer")
-    loop = outer.add(AsyncGroup(name="loop"), stop_timeout=0.2)
+    clock = FakeClock()
+    outer = fake_time_group(clock, name="outer")
+    loop = outer.add(AsyncGroup(name="loop"), stop_timeout=10.0)
     loop.add(Blocks())
-    error = run(outer)
+    thread, raised = run_in_thread(outer)
+    outer.wait_ready(PATIENCE)
+    outer.stop()
+    assert blocked.wait(PATIENCE)
+    clock.advance(10.0)
+    thread.join(PATIENCE)
     free.set()
-    (timeout,) = error.exceptions
+    (timeout,) = raised[0].exceptions
     assert isinstance(timeout, StopTimeoutError)
-    assert "free.wait()" in timeout.stack
+    assert "self.block()" in timeout.stack
 
 
 def test_a_stop_during_the_start_skips_the_rest() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from attrs import define
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servicegroup._aio_agenda import Agenda
@@ -107,6 +107,7 @@ def test_a_look_may_put_the_same_one_again() -> None:
     one.loop.close()
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 4), st.one_of(st.integers(0, 9), st.just(math.inf))), max_size=30

@@ -78,6 +78,10 @@ class Held:
     def end(self) -> None:
         self.free.set()
         finish(self.thread)
+        wait_until(lambda: self._last() == ["outer"])  # what is told may come a little later
+
+    def _last(self) -> list[str]:
+        return [one.group for one in self.seen[-1:] if isinstance(one, events.GroupStopped)]
 
 
 def test_it_takes_no_more_services_and_goes_on(times: Times, trace: Trace) -> None:
@@ -245,5 +249,5 @@ def test_one_that_has_drained_can_be_started_again(times: Times, trace: Trace) -
     loop.add(Drained("a", trace))
     for _ in range(2):
         with outer:
-            pass
+            wait_until(lambda: trace[-1:] == [("start", "a")])  # it is ready just before
     assert [what for what, _ in trace] == ["start", "drain", "stop", "end"] * 2

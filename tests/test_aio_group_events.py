@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,8 @@ from servicegroup import (
     events,
 )
 from servicegroup._aio_crew import Crew
-from tests.fake_loop import PATIENCE, Stubborn, Times, Told, Trace, finish, run_in_thread
+from tests.fake_loop import PATIENCE, Stubborn, Times, Told, Trace, run_in_thread
+from tests.fake_loop import finish as end
 from tests.fake_time import wait_until
 
 Seen = list[events.Event]
@@ -46,9 +48,21 @@ def start(outer: ServiceGroup, times: Times) -> tuple[threading.Thread, list[Bas
     return thread, raised
 
 
-def stop(outer: ServiceGroup, thread: threading.Thread) -> None:
+def stop(outer: ServiceGroup, thread: threading.Thread, *seen: Seen) -> None:
     outer.stop()
-    finish(thread)
+    finish(thread, *seen)
+
+
+def finish(thread: threading.Thread, *seen: Seen) -> None:
+    """It is to end without any time passing; what the subscribers get may come a little later."""
+    end(thread)
+    for one in seen:
+        wait_until(partial(has_all, one))
+
+
+def has_all(seen: Seen) -> bool:
+    """Whether the last that comes is there."""
+    return any(isinstance(one, events.GroupStopped) and "/" not in one.group for one in seen)
 
 
 def of(seen: Seen, service: str) -> list[str]:
@@ -72,7 +86,7 @@ def test_each_start_and_stop_reaches_the_subscribers_of_the_outer_group(
         service.tell(command)
     times.settle()
     outer.wait_ready(PATIENCE)
-    stop(outer, thread)
+    stop(outer, thread, seen)
     assert raised == []
     told = [
         (type(event).__name__.removeprefix("Service"), event.service)
@@ -115,7 +129,7 @@ def test_the_group_tells_of_itself_under_the_name_of_the_outer_one(
     service = loop.add(Told("b", trace), on_return="stop")
     thread, raised = start(outer, times)
     service.tell("leave")
-    finish(thread)
+    finish(thread, seen)
     assert raised == []
     own = [(type(event).__name__, event) for event in seen if event.group == "outer/loop"]
     assert [name for name, _ in own] == [
@@ -135,7 +149,7 @@ def test_groups_in_groups_have_names_as_long(times: Times, trace: Trace) -> None
     inner.add(Told("a", trace))
     thread, raised = start(top, times)
     top.wait_ready(PATIENCE)
-    stop(top, thread)
+    stop(top, thread, seen, seen_above)
     assert raised == []
     whole = ["ServiceStarting", "ServiceReady", "ServiceStopping", "ServiceStopped"]
     assert of(seen, "loop/inner/a") == whole
@@ -156,7 +170,7 @@ def test_one_that_returns_or_raises_is_told(times: Times, trace: Trace) -> None:
     error = ValueError("boom")
     fails.tell(error)
     leaves.tell(SystemExit(0))
-    finish(thread)
+    finish(thread, seen)
     assert raised == []
     assert of(seen, "loop/returns")[2:] == [
         *("ServiceFinished", "ServiceStopping", "ServiceStopped")
@@ -173,7 +187,7 @@ def test_one_that_is_not_ready_in_time_is_told(times: Times, trace: Trace) -> No
     loop.add(Told("a", trace), ready_when="announced", start_timeout=5.0)
     thread, raised = start(outer, times)
     times.advance(5.0)
-    finish(thread)
+    finish(thread, seen)
     assert isinstance(raised[0], ServiceGroupError)
     failed = [event for event in seen if isinstance(event, events.ServiceFailed)]
     assert [(event.service, event.phase) for event in failed] == [
@@ -190,7 +204,7 @@ def test_one_that_is_abandoned_is_told_with_its_stack(times: Times, trace: Trace
     outer.stop()
     wait_until(lambda: of(seen, "loop/a")[-1:] == ["ServiceStopping"])
     times.advance(3.0)
-    finish(thread)
+    finish(thread, seen)
     assert of(seen, "loop/a")[2:] == ["ServiceStopping", "ServiceAbandoned"]
     (abandoned,) = [event for event in seen if isinstance(event, events.ServiceAbandoned)]
     assert abandoned.seconds == 3.0
@@ -209,7 +223,7 @@ def test_restarts_stalls_and_recoveries_are_told(times: Times, trace: Trace) -> 
     times.advance(3.0)
     service.tell(service.heartbeat)
     times.settle()
-    stop(outer, thread)
+    stop(outer, thread, seen)
     assert raised == []
     assert of(seen, "loop/a") == [
         *("ServiceStarting", "ServiceReady", "ServiceRestarting"),
@@ -223,6 +237,10 @@ def test_restarts_stalls_and_recoveries_are_told(times: Times, trace: Trace) -> 
     assert "commands.get()" in stalled.stack
 
 
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
 def test_they_are_in_the_log(times: Times, trace: Trace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "servicegroup")
     outer = ServiceGroup(name="outer")
@@ -231,9 +249,8 @@ def test_they_are_in_the_log(times: Times, trace: Trace, caplog: pytest.LogCaptu
     thread, _ = start(outer, times)
     outer.wait_ready(PATIENCE)
     stop(outer, thread)
-    lines = [record.getMessage() for record in caplog.records]
-    assert "outer: loop/a: stopping" in lines
-    assert any(line.startswith("outer/loop: ready after") for line in lines)
+    wait_until(lambda: "outer: loop/a: stopping" in lines_of(caplog))
+    assert any(line.startswith("outer/loop: ready after") for line in lines_of(caplog))
 
 
 def test_of_thousands_that_start_and_stop_nobody_makes_an_event_that_nobody_reads(
@@ -272,7 +289,7 @@ def test_who_subscribes_late_gets_what_comes_then(times: Times, trace: Trace) ->
     service.tell("leave")
     loop.add(Told("late", trace))
     times.settle()
-    stop(outer, thread)
+    stop(outer, thread, seen)
     assert of(seen, "loop/b")[0] == "ServiceFinished"
     assert of(seen, "loop/late") == [
         *("ServiceStarting", "ServiceReady", "ServiceStopping", "ServiceStopped")
@@ -289,7 +306,7 @@ def test_who_subscribes_when_all_is_quiet_gets_the_stop(times: Times, trace: Tra
     seen: Seen = []
     outer.subscribe(seen.append)
     loop.stop()  # by itself: nothing else has happened to it
-    finish(thread)
+    finish(thread, seen)
     assert of(seen, "loop/a") == ["ServiceStopping", "ServiceStopped"]
 
 
@@ -325,7 +342,7 @@ def test_a_heartbeat_or_a_word_that_comes_after_the_end_does_nothing(
     service = loop.add(Told("a", trace), heartbeat_timeout=3.0)
     thread, _ = start(outer, times)
     times.advance(3.0)
-    stop(outer, thread)
+    stop(outer, thread, seen)
     count = len(seen)
     service.heartbeat()
     service.mark_ready()

@@ -225,7 +225,7 @@ class Lifecycle(RuleBasedStateMachine):
         try:
             self.group.stop()
             pass_time(self.group, self.clock, lambda: is_quiet(self.group))
-            self.thread.join(20)
+            self.thread.join(30)
             assert not self.thread.is_alive()
             self.check()
         finally:

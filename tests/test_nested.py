@@ -53,7 +53,7 @@ def two_groups(clock: FakeClock, trace: Trace) -> tuple[ServiceGroup, ServiceGro
 def test_a_group_starts_and_stops_at_its_place(clock: FakeClock, trace: Trace) -> None:
     outer, inner = two_groups(clock, trace)
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     assert inner.is_ready
     settle(outer)
     outer.stop("enough")
@@ -71,7 +71,7 @@ def test_the_next_one_waits_until_the_whole_group_is_ready(clock: FakeClock, tra
     settle(outer)
     assert ("start", "last") not in trace
     late.in_start.tell(late.mark_ready)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     late.in_start.tell(late.mark_not_ready)
     wait_until(lambda: not outer.is_ready)
     outer.stop()
@@ -90,7 +90,7 @@ def test_its_services_are_parts_and_its_events_reach_the_outer_subscribers(
     outer.subscribe(seen.append)
     inner.subscribe(own.append)
     thread, _ = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     (part,) = [status for status in outer.status() if status.parts]
     assert part.name == "inner"
@@ -98,6 +98,8 @@ def test_its_services_are_parts_and_its_events_reach_the_outer_subscribers(
     assert part.parts[2].parts[0].name == "inner/core/c"
     outer.stop()
     end(outer, clock, thread)
+    last = [("GroupStopped", "outer"), ("GroupStopped", "inner")]
+    wait_until(lambda: [(type(told[-1]).__name__, told[-1].group) for told in (seen, own)] == last)
     ready = [event for event in seen if isinstance(event, events.ServiceReady)]
     assert [(event.group, event.service) for event in ready] == [
         ("outer", "first"),
@@ -120,13 +122,14 @@ def test_who_subscribes_to_an_inner_group_late_gets_what_comes_then(
 ) -> None:
     outer, inner = two_groups(clock, trace)
     thread, _ = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     own: list[events.Event] = []
     inner.subscribe(own.append)
     settle(outer)
     outer.stop()
     end(outer, clock, thread)
+    wait_until(lambda: len(own) >= 2)
     assert [type(event).__name__ for event in own][:2] == ["GroupDraining", "GroupStopping"]
 
 
@@ -135,7 +138,7 @@ def test_its_failure_is_one_failure_of_the_outer_group(clock: FakeClock, trace: 
     bad = inner.add(Full("bad", trace, "fail"))
     inner.add(Full("worse", trace, "fail"))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     bad.in_start.tell(fail_with(ConnectionError("gone")))
     end(outer, clock, thread)
@@ -158,7 +161,7 @@ def test_an_exit_code_goes_through_with_the_failures_that_came_with_it(
     leaver = inner.add(Full("leaver", trace))
     inner.add(Full("bad", trace, "fail"))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     leaver.in_start.tell(fail_with(SystemExit(7)))
     end(outer, clock, thread)
@@ -173,7 +176,7 @@ def test_it_drains_once_with_the_outermost(clock: FakeClock, trace: Trace) -> No
     outer.add(inner)
     inner.add(Drained("a", trace))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
     settle(outer)
@@ -197,7 +200,7 @@ def test_a_failure_in_an_inner_group_that_drains_ends_the_outer_drain(
     outer.add(inner)
     bad = inner.add(Full("bad", trace))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
     settle(outer)
@@ -210,11 +213,11 @@ def test_a_failure_in_an_inner_group_that_drains_ends_the_outer_drain(
 def test_an_inner_group_that_is_stopped_alone_has_finished(clock: FakeClock, trace: Trace) -> None:
     outer, inner = two_groups(clock, trace)
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     inner.stop("by itself")
     wait_until(lambda: outer.status()[1].state is State.FINISHED)
-    assert inner.wait(20).reason == "by itself"
+    assert inner.wait(30).reason == "by itself"
     settle(outer)
     assert outer.state is GroupState.RUNNING
     outer.stop()
@@ -232,7 +235,7 @@ def test_a_hung_service_inside_is_told_by_the_inner_group_in_time(
     inner.add(Full("a", trace))
     hung = inner.add(Full("hung", trace, "hang"))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
     end(outer, clock, thread)
@@ -252,7 +255,7 @@ def test_its_own_shutdown_timeout_is_its_stop_timeout(clock: FakeClock, trace: T
     outer.add(inner)
     hung = inner.add(Full("hung", trace, "hang"))
     thread, _ = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
     end(outer, clock, thread)
@@ -268,14 +271,14 @@ def test_a_layer_that_stops_as_one(clock: FakeClock, trace: Trace) -> None:
     outer.add(layer)
     consumers = [layer.add(Full(name, trace, "hang")) for name in "ab"]
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
     wait_until(lambda: all(consumer.in_stop.parked for consumer in consumers))
     assert ("stop", "database") not in trace
     for consumer in consumers:
         consumer.free()
-    thread.join(20)
+    thread.join(30)
     assert raised == []
     assert trace[-1] == ("returned", "database")
 
@@ -297,7 +300,7 @@ def test_wait_is_refused_to_all_threads_of_the_tree(clock: FakeClock, trace: Tra
     first.in_start.tell(wait)
     innermost.in_start.tell(wait)
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     wait_until(lambda: len(refusals) >= 8)
     names = set(refusals)
     assert names == {"outer/first", "inner/c", "outer (subscribers)"}
@@ -309,10 +312,10 @@ def test_wait_is_refused_to_all_threads_of_the_tree(clock: FakeClock, trace: Tra
 def test_a_thread_of_the_users_may_wait_for_an_inner_group(clock: FakeClock, trace: Trace) -> None:
     outer, inner = two_groups(clock, trace)
     thread, _ = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(30)
     settle(outer)
     outer.stop()
-    assert inner.wait(20).name == "inner"
+    assert inner.wait(30).name == "inner"
     end(outer, clock, thread)
 
 
@@ -320,7 +323,7 @@ def test_both_can_be_started_again(clock: FakeClock, trace: Trace) -> None:
     outer, inner = two_groups(clock, trace)
     for _ in range(2):
         thread, raised = run_in_thread(outer)
-        outer.wait_ready(20)
+        wait_until(lambda: outer.is_ready)  # wait_ready() might still look at the run before
         settle(outer)
         outer.stop()
         end(outer, clock, thread)

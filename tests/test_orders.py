@@ -71,7 +71,7 @@ def kill_under_load(
             up=f"at http://127.0.0.1:{port}",
             until=all_handled,
             times=times,
-            within=0.4,
+            within=1.0,
             by=by,
             env={**environment(), "PORT": str(port), "ORDERS": str(directory)},
         )

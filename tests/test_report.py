@@ -160,7 +160,7 @@ def failed_group() -> ServiceGroupError:
     group.add(ByEvent("a", trace))
     bad = group.add(Full("bad", trace))
     group.add(Full("worse", trace, "fail"))
-    bad.in_start.tell(lambda: group.wait_ready(10))
+    bad.in_start.tell(lambda: group.wait_ready(30))
     bad.in_start.tell(fail_with(ConnectionError("gone")))
     with pytest.raises(ServiceGroupError) as caught:
         group.start()

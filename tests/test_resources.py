@@ -22,13 +22,15 @@ def _switches(child: Child) -> int:
 
 
 def _assert_idle(child: Child) -> None:
-    # The threads that have just said that all is ready have yet to go to sleep.
+    # The threads that have just said that all is ready have yet to go to sleep; one that waits for
+    # a processor makes no switch either.
     until = time.monotonic() + PATIENCE
     before = _switches(child)
     while True:
         time.sleep(0.2)
+        asleep = all("(sleeping)" in line for line in child.stat("State:"))
         now = _switches(child)
-        if now == before:
+        if asleep and now == before:
             break
         assert time.monotonic() < until, "it never becomes idle"
         before = now
@@ -58,21 +60,37 @@ def test_idle_group_in_a_with_block_makes_no_wakeups() -> None:
 
 
 def test_start_deadlines_that_were_met_wake_nobody() -> None:
-    # They would come up while the test looks on.
+    # The clock is put forward once all are ready: the deadlines would come up while the test looks
+    # on, and none of them before.
     with Child(f"""
+        from servicegroup._mailbox import Mailbox
+
+        began = later = 0.0
+        Mailbox.now = staticmethod(lambda: time.monotonic() + later)
+
         class Announcing(Worker):
             ready_when = "announced"
 
             def start(self):
+                global began
+                began = time.monotonic()
                 self.mark_ready()
                 super().start()
 
-        group = group_of(start_timeout=1.5)
+        def put_forward(event):
+            global later
+            if isinstance(event, events.GroupReady):
+                later = 60.0 - (time.monotonic() - began) - 1.0
+                group.subscribe(print)  # wakes who decides, to look at the clock
+                say("later")
+
+        group = ServiceGroup(start_timeout=60.0)
         for name in {_NAMES}:
             group.add(Announcing(name))
+        group.subscribe(put_forward)
         group.run()
     """) as child:
-        child.wait_for("GroupReady")
+        child.wait_for("later")
         _assert_idle(child)
 
 
@@ -124,9 +142,10 @@ _LEAKS = """
 
     def left():
         gc.collect()
-        # A thread that was joined may be in its last instructions.
+        # A thread that was joined may be in its last instructions, and that of the subscribers is
+        # waited for no longer than a second.
         tasks = lambda: len(os.listdir("/proc/self/task"))
-        wait_for(lambda: tasks() == threading.active_count(), "threads that Python forgot")
+        wait_for(lambda: tasks() == 1, "threads that are left")
         with open("/proc/self/statm") as file:
             resident = int(file.read().split()[1]) * PAGE
         return tasks(), len(os.listdir("/proc/self/fd")), resident
@@ -174,7 +193,7 @@ def test_group_started_again_and_again_leaves_nothing_behind() -> None:
         say("left", *(now - then for now, then in zip(left(), before)))
     """,
     ) as child:
-        threads, descriptors, resident = map(int, child.wait_for("left").split()[1:])
+        threads, descriptors, resident = map(int, child.wait_for("left", 120).split()[1:])
         assert child.end() == 0
         assert (threads, descriptors) == (0, 0)
         assert resident < 1_000_000
@@ -193,6 +212,7 @@ def test_ended_groups_are_not_kept_alive() -> None:
             return weakref.ref(group)
 
         refs = [ended() for _ in range(20)]
+        left()
         gc.collect()
         say("alive", sum(ref() is not None for ref in refs))
     """,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servicegroup import (
@@ -20,8 +21,14 @@ from servicegroup import (
 )
 from servicegroup._runner import Runner
 from servicegroup.restart import Restart, RestartHistory
-from tests.fake_time import FakeClock, fake_time_group, mailbox_of, wait_until
+from servicegroup.testing import wait_until
+from tests.child import PATIENCE
+from tests.fake_time import FakeClock, fake_time_group, mailbox_of
 from tests.scripted import ByEvent, Full, Trace, end, fail_with, run_in_thread, settle
+
+wait_for = partial(wait_until, timeout=PATIENCE)
+# However long a busy machine takes for an example.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -65,6 +72,7 @@ def test_none_at_all_is_a_limit_too() -> None:
     assert pauses(Restart(max_restarts=0), [0.0]) == [None]
 
 
+@UNHURRIED
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_jitter_keeps_to_its_share(chance: float, jitter: float) -> None:
     policy = Restart(delay=2.0, jitter=jitter)
@@ -73,6 +81,7 @@ def test_jitter_keeps_to_its_share(chance: float, jitter: float) -> None:
     assert 2.0 * (1 - jitter) - 1e-9 <= pause <= 2.0 * (1 + jitter) + 1e-9
 
 
+@UNHURRIED
 @given(
     st.lists(st.floats(0, 50), max_size=40),
     st.integers(0, 5),
@@ -124,6 +133,11 @@ def started(clock: FakeClock, service: Full, **options: Any) -> tuple[ServiceGro
     return group, thread, raised
 
 
+def wait_for_the_last(seen: list[events.Event]) -> None:
+    """Wait until a subscriber was told all: the end of a group does not wait long for one."""
+    wait_for(lambda: any(isinstance(event, events.GroupStopped) for event in seen))
+
+
 def noted(trace: Trace, name: str) -> list[str]:
     return [what for what, who in trace if who == name]
 
@@ -136,7 +150,7 @@ def test_one_that_raises_is_started_again_after_the_pause(clock: FakeClock, trac
     settle(group)
     error = ConnectionError("gone")
     service.in_start.tell(fail_with(error))
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     settle(group)
     assert not group.is_ready
     assert group.status()[1].error is error
@@ -144,7 +158,7 @@ def test_one_that_raises_is_started_again_after_the_pause(clock: FakeClock, trac
     settle(group)
     assert noted(trace, "a") == ["start", "raised"]
     clock.advance(0.2)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     status = group.status()[1]
     assert (status.state, status.restarts) == (State.RUNNING, 1)
@@ -152,6 +166,7 @@ def test_one_that_raises_is_started_again_after_the_pause(clock: FakeClock, trac
     end(group, clock, thread)
     assert raised == []
     assert noted(trace, "a")[:4] == ["start", "raised", "start", "stop"]
+    wait_for_the_last(seen)
     restarting = [event for event in seen if isinstance(event, events.ServiceRestarting)]
     assert [(e.restarts, e.seconds, e.error) for e in restarting] == [(1, 1.0, error)]
     assert group.wait().services[1].restarts == 1
@@ -190,7 +205,7 @@ def test_one_that_fails_before_it_is_ready_is_started_again_and_waited_for(
     assert group.state is GroupState.STARTING
     service.in_start.tell(service.mark_ready)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     assert noted(trace, "next") == ["start"]
     group.stop()
@@ -204,12 +219,12 @@ def test_one_that_is_not_ready_in_time_is_stopped_and_started_again(
     service = Full("a", trace)
     group, thread, raised = started(clock, service, on_failure=POLICY, ready_when="announced")
     clock.advance(5.0)
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     settle(group)
     assert sorted(noted(trace, "a")) == ["returned", "start", "stop", "stopped"]
     service.in_start.tell(service.mark_ready)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     group.stop()
     end(group, clock, thread)
     assert raised == []
@@ -222,11 +237,11 @@ def test_one_that_returns_gets_its_stop_before_each_new_start(
     service = Full("a", trace)
     group, thread, raised = started(clock, service, on_return=POLICY)
     service.in_start.tell("leave")
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     assert noted(trace, "a") == ["start", "returned", "stop", "stopped"]
     service.in_start._commands.get()  # what its stop() told a start() that was gone
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     assert noted(trace, "a").count("start") == 2
     group.stop()
@@ -250,9 +265,9 @@ def test_a_stop_during_the_pause_ends_it_at_once(clock: FakeClock, trace: Trace)
     service = Full("a", trace)
     group, thread, raised = started(clock, service, on_failure=POLICY)
     service.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     group.stop()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert clock.time == 1000.0
     assert raised == []
@@ -267,9 +282,9 @@ def test_a_pause_that_ends_while_the_group_drains_starts_nothing(
     group = fake_time_group(clock, drain_delay=5.0)
     service = group.add(Full("a", trace), on_failure=POLICY)
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     service.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: group.status()[0].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[0].state is State.BACKING_OFF)
     group.stop()
     end(group, clock, thread)
     assert clock.time == 1005.0
@@ -290,7 +305,7 @@ def test_an_abandoned_one_is_never_run_again(clock: FakeClock, trace: Trace) -> 
     service = Full("a", trace, "ignore")
     group, thread, raised = started(clock, service, on_failure=POLICY, ready_when="announced")
     clock.advance(5.0)  # not ready in time
-    wait_until(lambda: ("stop", "a") in trace)
+    wait_for(lambda: ("stop", "a") in trace)
     settle(group)
     clock.advance(4.0)  # nor stopped in time
     end(group, clock, thread)
@@ -307,11 +322,11 @@ def test_what_it_raises_when_stopped_for_a_restart_is_one_more_reason_for_it(
     service = Full("a", trace, on_stop)
     group, thread, raised = started(clock, service, on_failure=POLICY, ready_when="announced")
     clock.advance(5.0)
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     service.on_stop = "obey"
     service.in_start.tell(service.mark_ready)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     group.stop()
     end(group, clock, thread)
     assert raised == []
@@ -334,7 +349,7 @@ def test_a_group_that_stops_while_one_is_stopped_for_a_restart_waits_for_it(
     service = Full("a", trace, "hang")
     group, thread, raised = started(clock, service, on_failure=POLICY, ready_when="announced")
     clock.advance(5.0)
-    wait_until(lambda: service.in_stop.parked)
+    wait_for(lambda: service.in_stop.parked)
     group.stop()
     settle(group)
     assert ("stop", "first") not in trace
@@ -362,14 +377,14 @@ def test_one_for_all_is_a_nested_group_that_is_restarted(clock: FakeClock, trace
     outer.add(inner, on_failure=POLICY)
     a, b = inner.add(Full("a", trace)), inner.add(Full("b", trace))
     thread, raised = run_in_thread(outer)
-    outer.wait_ready(20)
+    outer.wait_ready(PATIENCE)
     settle(outer)
     a.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: outer.status()[0].state is State.BACKING_OFF)
+    wait_for(lambda: outer.status()[0].state is State.BACKING_OFF)
     settle(outer)
     assert noted(trace, "b").count("stop") == 1
     clock.advance(1.0)
-    outer.wait_ready(20)
+    outer.wait_ready(PATIENCE)
     settle(outer)
     assert inner.is_ready
     assert b.in_start.parked
@@ -384,7 +399,7 @@ def test_there_is_no_wake_up_but_that_for_the_restart(clock: FakeClock, trace: T
     group, thread, _ = started(clock, service, on_failure=POLICY)
     assert mailbox_of(group).until is None
     service.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     settle(group)
     assert mailbox_of(group).until == 1001.0
     group.stop()
@@ -409,18 +424,19 @@ def test_one_that_gives_no_heartbeat_is_stalled_until_it_does(
         assert not group.status()[1].stalled
     assert mailbox_of(group).until is not None
     clock.advance(3.0)
-    wait_until(lambda: group.status()[1].stalled)
+    wait_for(lambda: group.status()[1].stalled)
     settle(group)
     assert mailbox_of(group).until is None  # nothing more to look for
     assert group.status()[1].state is State.RUNNING
     service.heartbeat()
-    wait_until(lambda: not group.status()[1].stalled)
+    wait_for(lambda: not group.status()[1].stalled)
     service.heartbeat()
     settle(group)
     assert mailbox_of(group).until == clock.time + 3.0
     group.stop()
     end(group, clock, thread)
     assert raised == []
+    wait_for_the_last(seen)
     stalled = next(event for event in seen if isinstance(event, events.ServiceStalled))
     assert (stalled.service, stalled.seconds) == ("a", 3.0)
     assert "in work" in stalled.stack
@@ -432,7 +448,7 @@ def test_the_status_tells_how_long_one_that_runs_is_silent(clock: FakeClock, tra
     group, thread, _ = started(clock, service, heartbeat_timeout=3.0, ready_when="announced")
     assert group.status()[1].seconds_since_heartbeat is None
     service.mark_ready()
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     clock.advance(1.5)
     assert [one.seconds_since_heartbeat for one in group.status()] == [None, 1.5]
@@ -470,10 +486,10 @@ def test_a_restart_in_between_starts_the_watch_anew(clock: FakeClock, trace: Tra
     service = Full("a", trace)
     group, thread, raised = started(clock, service, heartbeat_timeout=3.0, on_failure=POLICY)
     service.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     settle(group)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     clock.advance(2.5)  # longer than 3 s since the first start, not since the second
     settle(group)
@@ -488,12 +504,12 @@ def test_what_was_watched_of_an_earlier_run_wakes_nobody(clock: FakeClock, trace
     quick = group.add(Full("quick", trace), heartbeat_timeout=2.0)
     service = group.add(Full("a", trace), heartbeat_timeout=3.0, on_failure=POLICY)
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     service.in_start.tell(fail_with(ValueError("boom")))
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     quick.heartbeat()
     clock.advance(1.5)
@@ -513,13 +529,14 @@ def test_two_heartbeats_after_a_stall_are_one_recovery(clock: FakeClock, trace: 
     seen: list[events.Event] = []
     group.subscribe(seen.append)
     clock.advance(3.0)
-    wait_until(lambda: group.status()[1].stalled)
+    wait_for(lambda: group.status()[1].stalled)
     with clock.moved:  # the deciding thread can take neither before both are there
         service.heartbeat()
         service.heartbeat()
     settle(group)
     group.stop()
     end(group, clock, thread)
+    wait_for_the_last(seen)
     assert len([event for event in seen if isinstance(event, events.ServiceRecovered)]) == 1
 
 
@@ -543,10 +560,10 @@ def test_a_stall_may_be_a_reason_for_a_restart(clock: FakeClock, trace: Trace) -
         clock, service, heartbeat_timeout=3.0, on_stall="fail", on_failure=POLICY
     )
     clock.advance(3.0)
-    wait_until(lambda: group.status()[1].state is State.BACKING_OFF)
+    wait_for(lambda: group.status()[1].state is State.BACKING_OFF)
     settle(group)
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(PATIENCE)
     settle(group)
     assert not group.status()[1].stalled
     assert mailbox_of(group).until == clock.time + 3.0
@@ -562,7 +579,7 @@ def test_with_continue_a_stall_is_kept_and_the_others_go_on(clock: FakeClock, tr
         clock, service, heartbeat_timeout=3.0, on_stall="fail", on_failure="continue"
     )
     clock.advance(3.0)
-    wait_until(lambda: group.status()[1].error)
+    wait_for(lambda: group.status()[1].error)
     settle(group)
     assert group.state is GroupState.RUNNING
     group.stop()

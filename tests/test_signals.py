@@ -18,7 +18,13 @@ from tests.child import PATIENCE, Child
 REPEAT_SECONDS = 0.25
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 # Long before a timeout of the group could have ended it, long after a busy machine would have.
-PROMPT = 15.0
+PROMPT = 20.0
+
+_LAST_WORDS = """
+    from servicegroup import _exit
+
+    _exit.PRINT_SECONDS = 10.0  # also a busy machine gets to say them
+"""
 
 
 # -- the first signal -----------------------------------------------------------------------------
@@ -111,7 +117,7 @@ def test_no_signal_is_late_that_comes_just_as_the_main_thread_goes_to_wait(round
     ) as child:
         worst = float(child.wait_for("worst", 10 * PATIENCE).split()[1])
         assert child.end() == 0
-        assert worst < 5.0
+        assert worst < PROMPT
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_no_signal_from_outside_is_late(rounds: int) -> None:
                 pass
             at = child.send(signal.SIGTERM)
             child.wait_for("ended")
-            assert time.monotonic() - at < 5.0
+            assert time.monotonic() - at < PROMPT
         assert child.end() == 0
 
 
@@ -179,10 +185,21 @@ def test_no_signal_from_outside_is_late(rounds: int) -> None:
 
 
 def test_second_signal_while_draining_ends_the_process_at_once() -> None:
-    with Child("""
-        group = group_of("api", drain_delay=300, shutdown_timeout=400)
+    with Child(
+        _LAST_WORDS,
+        """
+        class Announcing(Worker):
+            ready_when = "announced"
+
+            def start(self):
+                self.mark_ready()
+                super().start()
+
+        group = group_of(drain_delay=300, shutdown_timeout=400)
+        group.add(Announcing("api"))
         group.run()
-    """) as child:
+    """,
+    ) as child:
         child.wait_for("GroupReady")
         child.send(signal.SIGTERM)
         child.wait_for("GroupDraining")
@@ -192,7 +209,7 @@ def test_second_signal_while_draining_ends_the_process_at_once() -> None:
         assert time.monotonic() - at < PROMPT
         assert "SIGINT again, leaving at once; still running: 1" in child.stderr
         assert "service 'api' is running" in child.stderr
-        assert "self.stopping.wait()" in child.stderr or "in start" in child.stderr
+        assert "in start" in child.stderr
 
 
 _HANGS = """
@@ -201,10 +218,10 @@ _HANGS = """
             threading.Event().wait()
 
         def stop(self):
-            say("stop", self.name)
             self.hangs_here()
 
         def hangs_here(self):
+            say("stop", self.name)
             threading.Event().wait()
 
     group = group_of("quick", stop_timeout=300, shutdown_timeout=400)
@@ -217,7 +234,7 @@ _HANGS = """
 def test_second_signal_during_a_hung_stop_ends_the_process_and_prints_what_hangs(
     number: signal.Signals, method: str
 ) -> None:
-    with Child(_HANGS, f"group.{method}()") as child:
+    with Child(_LAST_WORDS, _HANGS, f"group.{method}()") as child:
         child.wait_for("GroupReady")
         child.send(number)
         child.wait_for("stop hung")
@@ -268,48 +285,66 @@ def test_second_signal_ends_the_process_though_a_hung_thread_holds_the_lock_of_s
         assert time.monotonic() - at < PROMPT
 
 
+# What counts is when the main thread hears of them, which on a busy machine may be late.
+_CLOCK = """
+    from types import SimpleNamespace
+
+    import servicegroup.group
+
+    class Clock:
+        time = 1000.0
+        looks = []
+
+        def monotonic(self):
+            self.looks.append(self.time)
+            return self.time
+
+    clock = Clock()
+    servicegroup.group.time = SimpleNamespace(monotonic=clock.monotonic)
+
+    def wait_for_both():
+        wait_for(lambda: len(clock.looks) == 2, clock.looks)
+"""
+
+
 def test_same_signal_twice_within_a_tenth_of_a_second_is_one_request() -> None:
-    source = """
+    with Child(
+        _CLOCK,
+        """
         class Twice(Worker):
             def start(self):
-                say("at", time.monotonic())
                 os.kill(os.getpid(), signal.SIGTERM)
                 super().start()
 
             def stop(self):
+                clock.time += 0.1
                 os.kill(os.getpid(), signal.SIGTERM)
-                say("at", time.monotonic())
-                time.sleep(0.3)  # so that the main thread sees the second one before the end
+                wait_for_both()
                 super().stop()
 
         group = group_of()
-        group.add(Twice("a"))
+        group.add(Twice("a"), stop_timeout=300)
         say("reason", group.start().reason)
-    """
-    for _ in range(20):
-        with Child(source) as child:
-            code = child.end()
-            first, second = (float(line.split()[1]) for line in child.said("at"))
-            if second - first > 0.1:
-                continue  # the machine was too busy to send them that fast
-            assert code == 0
-            assert child.said("stop", "end", "reason") == ["stop a", "end a", "reason SIGTERM"]
-            return
-    pytest.fail("the machine was always too busy")
+    """,
+    ) as child:
+        assert child.end() == 0
+        assert child.said("stop", "end", "reason") == ["stop a", "end a", "reason SIGTERM"]
 
 
 def test_sigint_and_sigterm_at_the_same_moment_are_one_request() -> None:
-    source = """
+    with Child(
+        _CLOCK,
+        """
         class Slow(Worker):
             def stop(self):
-                time.sleep(0.3)
+                wait_for_both()
                 super().stop()
 
         group = group_of()
-        group.add(Slow("a"))
+        group.add(Slow("a"), stop_timeout=300)
         group.run()
-    """
-    with Child(source) as child:
+    """,
+    ) as child:
         child.wait_for("GroupReady")
         child.send(signal.SIGTERM)
         child.send(signal.SIGINT)
@@ -373,8 +408,8 @@ def test_keyboard_interrupt_at_any_moment_of_the_start_is_raised_only_after_a_fu
             group.wait()
         say("outcomes", *outcomes)
     """) as child:
+        assert child.wait_for("outcomes", 10 * PATIENCE) == "outcomes stopped"
         assert child.end() == 0
-        assert child.said("outcomes") == ["outcomes stopped"]
 
 
 def test_keyboard_interrupt_during_run_is_printed_and_the_outcome_is_the_groups() -> None:
@@ -451,6 +486,7 @@ def test_sigterm_to_a_child_that_was_forked_that_moment_does_not_reach_the_paren
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads: on purpose
 
         def fork(stopping):
+            group.wait_ready()
             for _ in range(100):
                 parent = os.getpid()
                 pid = os.fork()
@@ -469,7 +505,7 @@ def test_sigterm_to_a_child_that_was_forked_that_moment_does_not_reach_the_paren
         group.add(with_start(fork))
         group.run()
     """) as child:
-        child.wait_for("forked running set()")
+        child.wait_for("forked running set()", 10 * PATIENCE)
         assert child.said("survived", "GroupDraining") == []
         child.send(signal.SIGTERM)
         assert child.end() == 0
@@ -617,6 +653,8 @@ def test_dump_signal_logs_states_and_stacks_and_changes_nothing() -> None:
         _LOGGED,
         """
         def somewhere(stopping):
+            group.wait_ready()
+            say("somewhere")
             stopping.wait()
 
         group = group_of("a")
@@ -625,7 +663,7 @@ def test_dump_signal_logs_states_and_stacks_and_changes_nothing() -> None:
         say("handler", signal.getsignal(signal.SIGUSR1).name)
     """,
     ) as child:
-        child.wait_for("GroupReady")
+        child.wait_for("somewhere")
         child.send(signal.SIGUSR1)
         child.wait_for("logged Dump")
         assert child.said("GroupDraining", "stop") == []
@@ -720,6 +758,7 @@ def test_20000_signals_of_all_kinds_in_a_row_harm_nothing() -> None:
         kinds = [getattr(signal, "SIG" + name) for name in (*handled, "USR1")]
 
         def send(stopping):
+            group.wait_ready()
             for number in itertools.islice(itertools.cycle(kinds), 20_000):
                 os.kill(os.getpid(), number)
             wait_for(lambda: Counting.dumps and all(handled.values()), "handlers")

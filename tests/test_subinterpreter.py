@@ -51,12 +51,19 @@ group = ServiceGroup(name="inner")
 for name in "ab":
     waiter = group.add(Waiter(), name=name)
     waiter.name = name
+
+def join_all():
+    # Of some threads the group waits for the last instructions a second at most.
+    for thread in threading.enumerate():
+        if thread not in (threading.current_thread(), threading.main_thread()):
+            thread.join(30)
 """
 
 
 def child(inside: str, outside: str = "run_inside(INSIDE, False)") -> subprocess.Popen[str]:
     """A program that has the group above; `inside` follows there, `outside` has it run."""
-    code = GROUP + textwrap.dedent(inside)
+    # No interpreter can be destroyed while it has a thread.
+    code = f"{GROUP}\n{textwrap.dedent(inside)}\njoin_all()"
     # Not under coverage, which would start anew in each interpreter.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     return subprocess.Popen(
@@ -80,6 +87,7 @@ def test_a_group_runs_in_an_interpreter_that_shares_the_lock() -> None:
     group.add(with_start(lambda: None), name="once", on_return="stop")
     report = group.start()
     print(report.reason, [(one.name, one.state.value) for one in report.services])
+    join_all()
     print([thread.name for thread in threading.enumerate()])
     """
     assert printed(child(inside)) == [

@@ -46,7 +46,7 @@ def test_a_stop_that_raises_after_a_return_keeps_none_from_being_started_again()
     service.in_start._commands.get()  # what its stop() told a start() that was gone
     service.on_stop = "obey"
     clock.advance(1.0)
-    group.wait_ready(20)
+    group.wait_ready(30)
     settle(group)
     group.stop()
     end(group, clock, thread)

@@ -144,7 +144,7 @@ class Scene:
                 )
             self.settle()
         self.finish()
-        thread.join(20)
+        thread.join(30)
         assert not thread.is_alive()
         return raised[0] if raised else None
 
@@ -236,9 +236,9 @@ def test_with_continue_a_failure_before_ready_is_kept_and_the_start_goes_on() ->
     wait_until(lambda: is_quiet(group))
     bad.in_start.tell(fail_with(ValueError("boom")))
     wait_until(lambda: group.is_ready)
-    assert good.in_start.parked
+    wait_until(lambda: good.in_start.parked)
     group.stop()
-    thread.join(20)
+    thread.join(30)
     assert raised == []
     report = group.wait()
     assert report.exit_code == 0
@@ -255,9 +255,9 @@ def test_with_continue_a_late_service_is_owed_its_stop_and_may_still_become_read
     wait_until(lambda: group.state is GroupState.RUNNING)
     assert not group.is_ready
     bad.in_start.tell(bad.mark_ready)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
-    thread.join(20)
+    thread.join(30)
     assert raised == []
     assert [who for what, who in trace if what == "stop"] == ["good", "bad"]
     assert "was not ready within 5 s" in str(group.wait().services[0].error)
@@ -270,8 +270,8 @@ def test_all_expected_exceptions_count_as_a_return_once_asked() -> None:
     group.add(Full("a", trace, "fail"), expected_on_stop=(ValueError,))
     group.add(Full("b", trace, "raise"), expected_on_stop=(OSError,))
     thread, raised = run_in_thread(group)
-    group.wait_ready(20)
+    group.wait_ready(30)
     group.stop()
-    thread.join(20)
+    thread.join(30)
     assert raised == []
     assert [status.state for status in group.status()] == [State.STOPPED, State.STOPPED]

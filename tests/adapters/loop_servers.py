@@ -33,15 +33,14 @@ class Site:
     Attributes:
         on_start: called when it starts; what it raises is raised there.
         on_end: likewise when it ends.
-        hold: what `/hang` waits for.
-        busy: set while a message of a WebSocket is answered, which takes `seconds`.
+        hold: what the answers to `/slow`, `/hang` and a message of a WebSocket wait for.
+        busy: set once one of them waits, or `/stuck`.
     """
 
     on_start: Callable[[], Awaitable[object]] = nothing
     on_end: Callable[[], Awaitable[object]] = nothing
     hold: threading.Event = field(factory=threading.Event)
     busy: threading.Event = field(factory=threading.Event)
-    seconds: float = 0.0
     trace: list[str] = field(factory=list)
     server: Server | None = None
 
@@ -57,21 +56,28 @@ class Site:
         if path == "/hello":
             return b"hello"
         if path == "/slow":
-            await asyncio.sleep(0.5)
+            await self.held()
             return b"slow"
         if path == "/boom":
             raise LookupError("boom")
         if path == "/hang":  # as a synchronous endpoint of Starlette
-            await anyio.to_thread.run_sync(hang, self.hold)
+            await anyio.to_thread.run_sync(hang, self)
         if path == "/hang-in-executor":
-            await asyncio.to_thread(hang, self.hold)
+            await asyncio.to_thread(hang, self)
         if path == "/stuck":
+            self.busy.set()
             await asyncio.Event().wait()
         return b"?"
 
+    async def held(self) -> None:
+        self.busy.set()
+        while not self.hold.is_set():
+            await asyncio.sleep(0.01)
 
-def hang(hold: threading.Event) -> None:
-    hold.wait()
+
+def hang(site: Site) -> None:
+    site.busy.set()
+    site.hold.wait()
 
 
 # Any: ASGI's messages are dictionaries of all kinds.
@@ -88,8 +94,7 @@ def asgi(site: Site, **options: Any) -> AsgiServer:
             await receive()
             await send({"type": "websocket.accept"})
             while (message := await receive())["type"] == "websocket.receive":
-                site.busy.set()
-                await asyncio.sleep(site.seconds)
+                await site.held()
                 await send({"type": "websocket.send", "text": message["text"].upper()})
             site.trace.append(f"closed with {message['code']}")
         else:
@@ -118,8 +123,7 @@ def aiohttp(site: Site, **options: Any) -> AiohttpServer:
             socket = web.WebSocketResponse()
             await socket.prepare(request)
             async for message in socket:
-                site.busy.set()
-                await asyncio.sleep(site.seconds)
+                await site.held()
                 await socket.send_str(message.data.upper())
             site.trace.append(f"closed with {socket.close_code}")
             return socket
@@ -191,7 +195,7 @@ def wait_for_requests(server: Server, count: int) -> None:
         except (RuntimeError, LookupError):  # one came or went meanwhile
             return -1
 
-    wait_until(lambda: counted() == count)
+    wait_until(lambda: counted() == count, timeout=PATIENCE)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,11 +20,16 @@ Status = health_pb2.HealthCheckResponse
 
 
 def hang() -> None:
-    """What never returns."""
+    """What never returns, and says that it has begun."""
+    print("hanging", flush=True)
     threading.Event().wait()
 
 
 # Any: the context, of which nothing is used.
+def where(_request: bytes, _context: Any) -> bytes:
+    return str(os.getpid()).encode()
+
+
 def hello(request: bytes, _context: Any) -> bytes:
     return b"hello " + request
 
@@ -61,6 +67,10 @@ def hang_in_stream(_request: bytes, _context: Any) -> Iterator[bytes]:
     hang()
 
 
+async def aio_where(_request: bytes, _context: Any) -> bytes:
+    return str(os.getpid()).encode()
+
+
 async def aio_hello(request: bytes, _context: Any) -> bytes:
     return b"hello " + request
 
@@ -90,12 +100,14 @@ async def aio_fail(_request: bytes, _context: Any) -> bytes:
 
 
 async def aio_hang_here(_request: bytes, _context: Any) -> bytes:
+    print("hanging", flush=True)
     await asyncio.Event().wait()
     return b""
 
 
 async def aio_hang_in_stream(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
     yield b"first"
+    print("hanging", flush=True)
     await asyncio.Event().wait()
 
 
@@ -119,6 +131,7 @@ def _registering(**behaviors: Callable[..., object]) -> Callable[[Any], None]:
 
 
 register = _registering(
+    where=where,
     hello=hello,
     slow=slow,
     count=count,
@@ -129,6 +142,7 @@ register = _registering(
     hang_in_stream=hang_in_stream,
 )
 aio_register = _registering(
+    where=aio_where,
     hello=aio_hello,
     slow=aio_slow,
     count=aio_count,
@@ -192,6 +206,7 @@ class Watcher(threading.Thread):
         super().__init__(daemon=True)
         self.answered = 0
         self.moved = 0
+        self.watches = threading.Event()  # it has heard of the first server's health
         self.failed: list[str] = []
         self.told_to_end = threading.Event()
         self._targets = targets
@@ -212,6 +227,7 @@ class Watcher(threading.Thread):
     def _watch(self, shop: Shop, away: threading.Event) -> None:
         try:
             for status in shop.watch():
+                self.watches.set()
                 if status != Status.SERVING:
                     return
         except grpc.RpcError:

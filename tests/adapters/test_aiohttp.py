@@ -16,18 +16,14 @@ from aiohttp import web
 
 from servicegroup import ServiceGroup, ServiceGroupError
 from servicegroup.adapters.aiohttp import AiohttpServer
-from tests.adapters.loop_servers import connect, get, served, wait_for_requests
+from tests.adapters.loop_servers import PATIENCE, connect, get, served, wait_for_requests
+from tests.fake_time import wait_until
 
 NAME = web.AppKey("name", str)
 
 
 async def hello(_request: web.Request) -> web.Response:
     return web.Response(text="hello")
-
-
-async def slow(_request: web.Request) -> web.Response:
-    await asyncio.sleep(0.3)
-    return web.Response(text="slow")
 
 
 def serve_one(client: threading.Thread, server: AiohttpServer) -> None:
@@ -38,7 +34,6 @@ def serve_one(client: threading.Thread, server: AiohttpServer) -> None:
 def application() -> web.Application:
     app = web.Application()
     app.router.add_get("/hello", hello)
-    app.router.add_get("/slow", slow)
     return app
 
 
@@ -111,15 +106,17 @@ def test_an_application_with_parts_and_contexts_starts_three_times() -> None:
 
 def test_on_shutdown_comes_once_and_while_requests_are_in_flight() -> None:
     trace = []
+    shut = asyncio.Event()
 
-    async def order(request: web.Request) -> web.Response:
+    async def order(_request: web.Request) -> web.Response:
         trace.append("asked")
-        response = await slow(request)
+        await shut.wait()
         trace.append("answered")
-        return response
+        return web.Response(text="slow")
 
     async def on_shutdown(_app: web.Application) -> None:
         trace.append("shutdown")
+        shut.set()
 
     async def on_cleanup(_app: web.Application) -> None:
         trace.append("cleanup")
@@ -132,8 +129,7 @@ def test_on_shutdown_comes_once_and_while_requests_are_in_flight() -> None:
     with served(server):
         connection = connect(server)
         connection.request("GET", "/")
-        while not trace:
-            time.sleep(0.001)
+        wait_until(lambda: trace, timeout=PATIENCE)
     response = connection.getresponse()
     assert response.read() == b"slow"
     assert response.headers["Connection"] == "close"
@@ -142,10 +138,18 @@ def test_on_shutdown_comes_once_and_while_requests_are_in_flight() -> None:
 
 
 def test_an_on_shutdown_that_raises_is_a_failure_and_costs_no_answer() -> None:
+    shut = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await shut.wait()
+        return web.Response(text="slow")
+
     async def on_shutdown(_app: web.Application) -> None:
+        shut.set()
         raise LookupError("nothing to shut down")
 
     app = application()
+    app.router.add_get("/slow", slow)
     app.on_shutdown.append(on_shutdown)
     server = AiohttpServer(app, port=0)
     answers = []
@@ -158,47 +162,55 @@ def test_an_on_shutdown_that_raises_is_a_failure_and_costs_no_answer() -> None:
     group.add(server)
     with pytest.raises(ServiceGroupError) as caught, group:
         serve_one(client, server)
-    client.join()
+    client.join(PATIENCE)
     assert answers == [(200, b"slow")]
     assert [type(error) for error in caught.value.exceptions] == [LookupError]
 
 
 def test_a_client_that_has_gone_is_named_as_such(caplog: pytest.LogCaptureFixture) -> None:
-    async def stuck(_request: web.Request) -> web.Response:
+    requests = []
+
+    async def stuck(request: web.Request) -> web.Response:
+        requests.append(request)
         await asyncio.Event().wait()
         raise AssertionError
 
     app = application()
     app.router.add_get("/stuck", stuck)
     server = AiohttpServer(app, port=0)
-    with served(server, stop_timeout=1.0):
+    server.cancel_after = 0.5  # the rest is for a busy machine to tell of it
+    with served(server, stop_timeout=8.0):
         connection = connect(server)
         connection.request("GET", "/stuck")
-        time.sleep(0.1)
+        wait_until(lambda: requests, timeout=PATIENCE)
         connection.close()
-        time.sleep(0.1)
+        wait_until(lambda: requests[0].transport is None, timeout=PATIENCE)
     (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert "those of a client that is gone (GET /stuck); 1 hang:\n" in record.message
 
 
 def test_the_shutdown_takes_not_twice_sixty_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    asked = threading.Event()
+
     async def deaf(_request: web.Request) -> web.Response:
+        asked.set()
         while True:
             try:
                 await asyncio.sleep(10)
             except asyncio.CancelledError:
-                if time.monotonic() - at > 5:
+                if time.monotonic() - at > PATIENCE:
                     raise
 
     app = application()
     app.router.add_get("/deaf", deaf)
     server = AiohttpServer(app, port=0)
-    with served(server, stop_timeout=2.0):
+    server.cancel_after = 0.5
+    with served(server, stop_timeout=8.0):
         connection = connect(server)
         connection.request("GET", "/deaf")
-        time.sleep(0.1)
+        assert asked.wait(PATIENCE)
         at = time.monotonic()
-    assert time.monotonic() - at < 4.0
+    assert time.monotonic() - at < PATIENCE
     connection.close()
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1

@@ -26,7 +26,6 @@ from websockets.sync.client import connect as connect_websocket
 
 from servicegroup import AsyncGroup, ServiceGroup, ServiceGroupError, StopTimeoutError
 from servicegroup.adapters.asgi import AsgiServer
-from servicegroup.sockets import ROUND_TRIP
 from tests.adapters.bare import refused_to_nobody, serving
 from tests.adapters.loop_servers import (
     MAKERS,
@@ -41,12 +40,13 @@ from tests.adapters.loop_servers import (
     wait_for_requests,
 )
 from tests.adapters.test_http_servers import receive_all
-from tests.adapters.web import ROOT, is_free
+from tests.adapters.web import LONG_STOP, ROOT, is_free
+from tests.fake_time import wait_until
 
 Make = Callable[..., Server]
 
-# More than a stop with nothing in flight takes, and less than anything that waits.
-SOON = 0.9
+# What is in flight is cut then, instead of so late that a busy machine has little time to tell.
+EARLY = 0.5
 
 
 @pytest.fixture(params=MAKERS)
@@ -61,11 +61,14 @@ def site() -> Iterator[Site]:
     site.hold.set()
 
 
-def test_one_object_serves_three_times_and_leaves_nothing_behind(make: Make, site: Site) -> None:
+def test_one_object_serves_three_times_and_leaves_nothing_behind(
+    make: Make, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servicegroup.adapters._loop_server.FIRST_WORD", 2 * PATIENCE)
     server = make(site)
     with pytest.raises(RuntimeError, match="does not listen: it has a url once ready"):
         _ = server.url
-    group = ServiceGroup()
+    group = ServiceGroup(**LONG_STOP)
     group.add(server)
     before = set(threading.enumerate())
     for _ in range(3):
@@ -78,10 +81,10 @@ def test_one_object_serves_three_times_and_leaves_nothing_behind(make: Make, sit
             kept.request("GET", "/hello")
             assert kept.getresponse().read() == b"hello"
             at = time.monotonic()
-        assert time.monotonic() - at < SOON
+        assert time.monotonic() - at < PATIENCE  # it did not wait for the one that was kept
         kept.close()
         assert is_free(port)
-        assert set(threading.enumerate()) <= before
+        wait_until(lambda: set(threading.enumerate()) <= before, timeout=PATIENCE)
     assert site.trace == ["start", "end"] * 3
 
 
@@ -111,15 +114,14 @@ def test_a_stop_while_the_application_starts_ends_that(make: Make) -> None:
 
     site = Site(on_start=for_ever)
     server = make(site)
-    group = ServiceGroup()
+    group = ServiceGroup(**LONG_STOP)
     group.add(server)
     starter = threading.Thread(target=group.start, daemon=True)
     starter.start()
     assert begun.wait(PATIENCE)
-    at = time.monotonic()
     group.stop()
     starter.join(PATIENCE)
-    assert time.monotonic() - at < SOON
+    assert not starter.is_alive()
     assert site.trace == ["start"]
 
 
@@ -201,13 +203,14 @@ def test_a_request_that_hangs_is_cut_and_told_once_with_its_stack(
     make: Make, site: Site, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = make(site)
-    with served(server, stop_timeout=2.0):
+    assert server._cancel_delay(8.0) == 6.0
+    server.cancel_after = EARLY
+    with served(server, stop_timeout=8.0):
         connection = connect(server)
         connection.request("GET", path)
-        wait_for_requests(server, 1)
-        time.sleep(0.1)  # until its thread is where it hangs
+        assert site.busy.wait(PATIENCE)
         at = time.monotonic()
-    assert 1.0 < time.monotonic() - at < 3.0
+    assert time.monotonic() - at > 0.8 * EARLY
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         connection.getresponse()
     connection.close()
@@ -226,15 +229,16 @@ def test_in_an_async_group_servers_share_a_loop_and_requests_that_hang_are_told_
 ) -> None:
     servers = [make(Site()), make(site)]
     group = ServiceGroup()
-    loop = group.add(AsyncGroup(stop_timeout=2.0))
+    loop = group.add(AsyncGroup(stop_timeout=8.0))
     for number, server in enumerate(servers):
         server.name = f"web-{number}"
+        server.cancel_after = EARLY
         loop.add(server)
     with group:
         assert [get(server) for server in servers] == [(200, b"hello")] * 2
         connection = connect(servers[1])
         connection.request("GET", "/hang")
-        wait_for_requests(servers[1], 1)
+        assert site.busy.wait(PATIENCE)
     connection.close()
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
@@ -249,13 +253,12 @@ def test_an_application_that_does_not_end_is_told_with_its_stack(
         await asyncio.Event().wait()
 
     server = make(Site(on_end=never))
-    at = time.monotonic()
-    group = ServiceGroup(stop_timeout=2.0)
+    server.cancel_after = EARLY
+    group = ServiceGroup(stop_timeout=8.0)
     group.add(server)
     # With a request that is cut, there is little time left for the application.
     with pytest.raises(ServiceGroupError) as caught, group, asking(server, "/stuck"):
         group.stop()
-    assert time.monotonic() - at < 2.0 + SOON
     (error,) = caught.value.exceptions
     assert isinstance(error, StopTimeoutError)
     assert "in never" in error.stack
@@ -264,12 +267,12 @@ def test_an_application_that_does_not_end_is_told_with_its_stack(
 
 def test_a_thread_that_hangs_without_a_request_is_a_failure(make: Make, site: Site) -> None:
     async def leave_behind() -> None:
-        asyncio.get_running_loop().run_in_executor(None, hang, site.hold)
+        asyncio.get_running_loop().run_in_executor(None, hang, site)
 
     site.on_start = leave_behind
     server = make(site)
-    with pytest.raises(ServiceGroupError) as caught, served(server, stop_timeout=2.0):
-        assert get(server) == (200, b"hello")
+    with pytest.raises(ServiceGroupError) as caught, served(server, stop_timeout=8.0):
+        assert (get(server), site.busy.wait(PATIENCE)) == ((200, b"hello"), True)
     (error,) = caught.value.exceptions
     assert isinstance(error, StopTimeoutError)
     assert "in hang" in error.stack
@@ -278,20 +281,22 @@ def test_a_thread_that_hangs_without_a_request_is_a_failure(make: Make, site: Si
 @pytest.mark.slow
 def test_all_are_let_in_though_few_may_wait(make: Make, site: Site) -> None:
     server = make(site, backlog=1)
-    with served(server) as group:
+    with served(server, **LONG_STOP) as group:
         assert server.port is not None
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
         for client in clients:
             client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for_requests(server, 10)
         group.stop()
+        wait_until(lambda: server.port is None, timeout=PATIENCE)
+        site.hold.set()
         for client in clients:
             assert receive_all(client).endswith(b"slow")
             client.close()
 
 
 def websocket(server: Server) -> ClientConnection:
-    return connect_websocket(f"ws://127.0.0.1:{server.port}/ws")
+    return connect_websocket(f"ws://127.0.0.1:{server.port}/ws", open_timeout=PATIENCE)
 
 
 def code_of_end(client: ClientConnection) -> int | None:
@@ -303,27 +308,25 @@ def code_of_end(client: ClientConnection) -> int | None:
 def test_a_message_in_flight_is_answered_and_then_its_websocket_closed(
     make: Make, site: Site
 ) -> None:
-    site.seconds = 0.3
     server = make(site)
     code = 1012 if isinstance(server, AsgiServer) else 1001
-    with served(server) as group, websocket(server) as busy, websocket(server) as idle:
+    with served(server, **LONG_STOP) as group, websocket(server) as busy, websocket(server) as idle:
         busy.send("hello")
         assert site.busy.wait(PATIENCE)
-        at = time.monotonic()
         group.stop()
         assert code_of_end(idle) == code
+        site.hold.set()
         assert busy.recv(timeout=PATIENCE) == "HELLO"
         assert code_of_end(busy) == code
-    assert time.monotonic() - at < 0.3 + SOON
     assert len(site.trace) == 4
 
 
 def test_a_websocket_at_work_is_cut_at_the_deadline(
     make: Make, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.seconds = PATIENCE
     server = make(site)
-    with served(server, stop_timeout=2.0) as group, websocket(server) as busy:
+    server.cancel_after = EARLY
+    with served(server, stop_timeout=8.0) as group, websocket(server) as busy:
         busy.send("hello")
         assert site.busy.wait(PATIENCE)
         group.stop()
@@ -339,13 +342,13 @@ def test_server_sent_events_end_at_the_stop_when_they_are_told_of_it(
     make: Make, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = make(site)
-    with served(server):
+    with served(server, **LONG_STOP):
         connection = connect(server)
         connection.request("GET", "/events")
         response = connection.getresponse()
         assert response.readline() == b"data: tick\n"
         at = time.monotonic()
-    assert time.monotonic() - at < SOON
+    assert time.monotonic() - at < PATIENCE
     rest = response.read()  # whole, or it would raise
     assert rest.endswith(b"\n")
     connection.close()
@@ -356,7 +359,8 @@ def test_server_sent_events_that_go_on_are_cut_at_the_deadline(
     make: Make, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = make(site)
-    with served(server, stop_timeout=2.0):
+    server.cancel_after = EARLY
+    with served(server, stop_timeout=8.0):
         connection = connect(server)
         connection.request("GET", "/events-for-ever")
         response = connection.getresponse()
@@ -373,16 +377,29 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def test_tls(make: Make, site: Site, authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.fixture
+def certified(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
+    """The options of a server for TLS."""
     issued = authority.issue_cert("127.0.0.1")
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     for part in issued.cert_chain_pems:
         part.write_to_path(chain, append=True)
     issued.private_key_pem.write_to_path(key)
+    return {"ssl_certfile": chain, "ssl_keyfile": key}
+
+
+def test_tls(
+    make: Make,
+    site: Site,
+    authority: trustme.CA,
+    certified: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("servicegroup.adapters._loop_server.FIRST_WORD", 2 * PATIENCE)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    server = make(site, ssl_certfile=chain, ssl_keyfile=key)
-    with served(server) as group:
+    server = make(site, **certified)
+    with served(server, **LONG_STOP) as group:
         assert server.url == f"https://127.0.0.1:{server.port}"
         port = server.port
         assert port is not None
@@ -392,29 +409,40 @@ def test_tls(make: Make, site: Site, authority: trustme.CA, tmp_path: Path) -> N
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain:
             plain.sendall(b"GET /hello HTTP/1.1\r\n\r\n" * 20)
             assert b"hello" not in plain.recv(1000)
-        # One connects and is silent; one is in the midst of connecting when the stop comes.
-        with socket.create_connection(("127.0.0.1", port)) as silent:
-            late = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-            kept.request("GET", "/slow")
-            time.sleep(0.1)
-            group.stop()
-            time.sleep(5 * ROUND_TRIP)
-            with trusting.wrap_socket(late, server_hostname="127.0.0.1") as connection:
-                connection.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
-                answer = receive_all(connection)
-            assert answer.endswith(b"hello")
-            assert b"connection: close" in answer.lower()
-            response = kept.getresponse()
-            assert response.read() == b"slow"
-            assert response.headers["Connection"] == "close"
-            assert silent.recv(1) == b""
+        # In the midst of connecting when the stop comes.
+        late = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        kept.request("GET", "/slow")
+        assert site.busy.wait(PATIENCE)
+        group.stop()
+        wait_until(lambda: server.port is None, timeout=PATIENCE)
+        with trusting.wrap_socket(late, server_hostname="127.0.0.1") as connection:
+            connection.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = receive_all(connection)
+        assert answer.endswith(b"hello")
+        assert b"connection: close" in answer.lower()
+        site.hold.set()
+        response = kept.getresponse()
+        assert response.read() == b"slow"
+        assert response.headers["Connection"] == "close"
         kept.close()
+
+
+def test_who_connects_for_tls_and_is_silent_holds_nobody_up(
+    make: Make, site: Site, certified: dict[str, Path]
+) -> None:
+    server = make(site, **certified)
+    with served(server, **LONG_STOP) as group:
+        assert server.port is not None
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as silent:
+            group.stop()
+            assert silent.recv(1) == b""
+            group.wait(PATIENCE)
 
 
 def test_a_unix_socket_is_served_and_its_file_goes(make: Make, site: Site, tmp_path: Path) -> None:
     path = tmp_path / "web"
     server = make(site, unix_socket=path)
-    with served(server):
+    with served(server, **LONG_STOP) as group:
         assert server.url == f"unix:{path}"
         assert server.port is None
         with socket.socket(socket.AF_UNIX) as connection:
@@ -427,6 +455,9 @@ def test_a_unix_socket_is_served_and_its_file_goes(make: Make, site: Site, tmp_p
             connection.connect(str(path))
             connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             wait_for_requests(server, 1)
+        group.stop()
+        wait_until(lambda: not path.exists(), timeout=PATIENCE)
+        site.hold.set()
     assert not path.exists()
 
 
@@ -437,11 +468,14 @@ def test_a_bound_socket_is_taken_over_and_answers_without_delay(make: Make, site
         with served(server):
             assert server.port is not None
             connection = connect(server)
-            at = time.monotonic()
-            for _ in range(20):
+            seconds = []
+            for _ in range(40):
+                at = time.monotonic()
                 connection.request("POST", "/hello", body=b"x" * 20)
                 assert connection.getresponse().read() == b"hello"
-            assert time.monotonic() - at < 20 * 0.04  # the client's delay, each time
+                seconds.append(time.monotonic() - at)
+            # The client's delay, each time but the first few; some are late on a busy machine.
+            assert sorted(seconds[20:])[5] < 0.04
             connection.close()
         assert bound.fileno() == -1
 
@@ -517,7 +551,6 @@ def test_an_idle_server_is_woken_at_most_twice_a_second(make: Make, site: Site) 
         assert get(server) == (200, b"hello")
         assert server._control is not None
         loop: Any = server._control.loop
-        time.sleep(0.2)  # until the connection is closed
         turns = 0
         original = loop._run_once
 
@@ -526,9 +559,13 @@ def test_an_idle_server_is_woken_at_most_twice_a_second(make: Make, site: Site) 
             turns += 1
             original()
 
+        def quiet() -> bool:
+            before = turns
+            time.sleep(2.0)
+            return turns - before <= 4
+
         loop._run_once = counted
-        time.sleep(2.0)
-        assert turns <= 4
+        wait_until(quiet, timeout=PATIENCE)  # not before the connection is closed
 
 
 def test_when_no_descriptor_is_left_it_accepts_later(

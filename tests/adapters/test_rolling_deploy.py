@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from servicegroup.testing import find_free_port
-from tests.adapters.test_http_servers import SERVERS, SHORT
-from tests.adapters.web import PATIENCE, Target, Web, load, total
+from tests.adapters.test_http_servers import SERVERS, SHORT, wait_for_each
+from tests.adapters.web import (
+    LONG_DRAIN,
+    PATIENCE,
+    UNHURRIED,
+    Target,
+    Web,
+    held_port,
+    load,
+    total,
+)
 from tests.debian import require
 
 # No request is sent twice by the proxy: one that fails, fails at the client.
@@ -42,9 +50,9 @@ backend servers
 class Proxy(Target):
     """HAProxy before two ports."""
 
-    def __init__(self, directory: Path, ports: dict[str, int]) -> None:
+    def __init__(self, directory: Path, port: int, ports: dict[str, int]) -> None:
         self._admin = directory / "admin"
-        self.address = ("127.0.0.1", find_free_port())
+        self.address = ("127.0.0.1", port)
         path = directory / "haproxy.cfg"
         path.write_text(
             CONFIGURATION.format(
@@ -80,9 +88,9 @@ class Proxy(Target):
 
 @contextmanager
 def deployed(directory: Path, program: str) -> Iterator[tuple[Proxy, dict[str, Web]]]:
-    ports = {"a": find_free_port(), "b": find_free_port()}
     with ExitStack() as stack:
-        proxy = Proxy(directory, ports)
+        ports = {name: stack.enter_context(held_port()) for name in ("a", "b")}
+        proxy = Proxy(directory, stack.enter_context(held_port()), ports)
         stack.callback(proxy.end)
         webs = {name: start(program, port) for name, port in ports.items()}
         try:
@@ -94,8 +102,7 @@ def deployed(directory: Path, program: str) -> Iterator[tuple[Proxy, dict[str, W
 
 
 def start(program: str, port: int) -> Web:
-    # Long enough for the proxy to look away, and for who was sent to us just before it did.
-    return Web(program, server={"port": port}, drain_delay=0.5)
+    return Web(program, server={"port": port}, first=UNHURRIED, **LONG_DRAIN)
 
 
 def deploy(directory: Path, program: str, times: int) -> None:
@@ -105,10 +112,13 @@ def deploy(directory: Path, program: str, times: int) -> None:
             for name in webs:
                 old = webs[name]
                 old.terminate()
+                proxy.wait_for(**{name: "DOWN"})
+                old.end_drain()
                 assert old.end() == 0
                 webs[name] = start(program, old.address[1])
                 old.__exit__(None, None, None)
                 proxy.wait_for(a="UP", b="UP")
+        wait_for_each(clients, lambda tally: tally.answered > 12)
         for client in clients:
             client.told_to_end = True
         whole = total(clients)

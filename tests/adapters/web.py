@@ -14,15 +14,59 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from attrs import Factory, define
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30.0  # seconds, far more than anything here takes
+
+# What a program may do before it begins, so that nothing goes by a time that a busy machine does
+# not keep. First: a drain lasts until `end_drain()`, and who has connected may be long silent.
+UNHURRIED = """
+from servicegroup import ServiceGroup
+from servicegroup.adapters import _drain
+
+def run(group, run=ServiceGroup.run):
+    def end_drain():
+        os.read(0, 1)
+        group._run.post(group._run.on_stop, "the drain is to end", True)
+
+    threading.Thread(target=end_drain, daemon=True).start()
+    run(group)
+
+ServiceGroup.run = run
+_drain.FIRST_WORD = 20.0
+"""
+LONG_DRAIN: dict[str, Any] = {"drain_delay": 100.0, "shutdown_timeout": 140.0}
+# Far longer than `end()` waits, so that who is waited for until then is a failure.
+LONG_STOP: dict[str, Any] = {"stop_timeout": 100.0, "shutdown_timeout": 120.0}
+# Second: what is in flight is cut after an eighth of the time to stop, and the rest is for telling
+# of it. Who hangs says so.
+CUT_EARLY = """
+from servicegroup import _aio_service
+from servicegroup.adapters import _drain, _loop_server
+from tests.adapters.programs import common
+
+def hang():
+    print("hanging", flush=True)
+    threading.Event().wait()
+
+common.hang = hang
+_drain.seconds_to_drain = lambda remaining: remaining / 8
+_loop_server.CUT_SHARE = _aio_service.CANCEL_SHARE = 1 / 8
+"""
+_RUN = """
+import os, runpy, sys, threading
+program, first = sys.argv.pop(1), sys.argv.pop(1)
+exec(first)
+runpy.run_module(program, run_name="__main__", alter_sys=True)
+"""
 
 
 class Target:
@@ -52,14 +96,20 @@ class Target:
 
 
 class Web(Target):
-    """`tests/adapters/programs/NAME.py`, once it is ready."""
+    """`tests/adapters/programs/NAME.py`, once it is ready; it does what `first` says before."""
 
-    def __init__(self, program: str, *, server: object = None, **group: object) -> None:
+    def __init__(
+        self, program: str, *, server: object = None, first: str = "", **group: object
+    ) -> None:
         options = {"server": server or {}, "group": group}
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the whole
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.adapters.programs.{program}", json.dumps(options)],
+            [
+                *(sys.executable, "-c", _RUN),
+                *(f"tests.adapters.programs.{program}", first, json.dumps(options)),
+            ],
             cwd=ROOT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
@@ -89,6 +139,12 @@ class Web(Target):
     def terminate(self) -> None:
         self.signalled_at = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
+
+    def end_drain(self) -> None:
+        """For one that is `UNHURRIED`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("!")
+        self.process.stdin.flush()
 
     def end(self) -> int:
         """Wait for its end; its exit code."""
@@ -124,12 +180,14 @@ class Tally:
             the request was sent; not a byte came back.
         refused: the connection was not accepted, so nothing was sent.
         lost: anything else.
+        closing: answers after which the connection was to be closed.
     """
 
     answered: int = 0
     repeated: int = 0
     refused: int = 0
     lost: list[str] = Factory(list)
+    closing: int = 0
 
 
 class Client(threading.Thread):
@@ -181,6 +239,7 @@ class Client(threading.Thread):
         except (OSError, http.client.HTTPException) as error:
             tally.lost.append(f"reading: {error!r}")
             return False
+        tally.closing += bool(self._headers) or response.headers["Connection"] == "close"
         if self._headers:
             connection.close()
         if (response.status, body) != (200, self._expected):
@@ -211,6 +270,19 @@ def total(clients: list[Client]) -> Tally:
         whole.refused += client.tally.refused
         whole.lost += client.tally.lost
     return whole
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that nobody else is given, though nobody may be listening just now.
+
+    Only who sets SO_REUSEADDR can listen to it, as servers do.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port
 
 
 def is_free(port: int) -> bool:

@@ -6,11 +6,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from unittest import mock
 
 import attrs
 
 from servicegroup import Service, ServiceGroup
+from servicegroup.observe import admin as module
 from servicegroup.observe.admin import AdminServer
+from servicegroup.observe.health import Health
+from tests.child import PATIENCE
 
 
 class Waits(Service):
@@ -32,12 +36,13 @@ class Running:
 
 @contextmanager
 def running(*services: Service) -> Iterator[Running]:
-    """A group of them while it runs, ready."""
-    group = ServiceGroup(name="shop")
-    admin = group.add(AdminServer(group, port=0))
+    """A group of them while it runs, ready; its limits are far, for threads that come late."""
+    group = ServiceGroup(name="shop", stop_timeout=3 * PATIENCE, shutdown_timeout=9 * PATIENCE)
+    health = Health(group, check_timeout=PATIENCE)
+    admin = group.add(AdminServer(group, port=0, health=health))
     for service in services:
         group.add(service)
-    with group:
+    with mock.patch.multiple(module, TELL_SECONDS=PATIENCE, LAST_SECONDS=PATIENCE), group:
         yield Running(group, admin)
 
 
@@ -51,7 +56,7 @@ def answering(*answers: bytes) -> Iterator[str]:
             with suppress(OSError):  # closed
                 while True:
                     connection, _ = server.accept()
-                    with connection:
+                    with connection, suppress(OSError):  # its client was first
                         connection.recv(65536)
                         connection.sendall(left.pop(0) if len(left) > 1 else left[0])
 

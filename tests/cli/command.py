@@ -21,7 +21,9 @@ SHOP = """
     import sys
     import threading
 
-    from servicegroup import Service, ServiceGroup, events, with_start
+    from servicegroup import Service, ServiceGroup, _run, events, with_start
+
+    _run.FLUSH_SECONDS = 30.0  # the subscribers' thread may come late
 
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + "\\n").encode())

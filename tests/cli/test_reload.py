@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -298,7 +297,10 @@ SERVER = """
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from servicegroup import ServiceGroup
+from servicegroup.adapters import socketserver
 from servicegroup.adapters.socketserver import SocketServer
+
+socketserver.FIRST_WORD = 30.0  # a client may stand still between its connect() and its request
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -311,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 os.write(1, b"pid %d\\n" % os.getpid())
-group = ServiceGroup(name="shop")
+group = ServiceGroup(name="shop", stop_timeout=30.0)
 group.add(SocketServer(ThreadingHTTPServer, ("127.0.0.1", PORT), Handler))
 """
 
@@ -346,24 +348,27 @@ class Client(threading.Thread):
 
 
 @pytest.mark.slow
-def test_thirty_edits_under_load_lose_no_port_and_leak_no_process(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+def test_thirty_edits_under_load_lose_no_port_and_leak_no_process(
+    tmp_path: Path, free_port: int
+) -> None:
+    def save(text: str) -> None:
+        new = tmp_path / "new"
+        new.write_text(text)
+        new.replace(tmp_path / "app.py")  # there is never half of it to be seen
 
     def edit(version: int) -> None:
-        text = SERVER.replace("VERSION", f"{version:03}").replace("PORT", str(port))
-        (tmp_path / "app.py").write_text(text)
+        save(SERVER.replace("VERSION", f"{version:03}").replace("PORT", str(free_port)))
 
     edit(0)
     over = threading.Event()
-    clients = [Client(port, over) for _ in range(4)]
+    clients = [Client(free_port, over) for _ in range(4)]
     for client in clients:
         client.start()
     try:
         with reloading(tmp_path) as child:
             for version in range(31):
                 if version % 5 == 4:
-                    (tmp_path / "app.py").write_text("group = = 1\n")
+                    save("group = = 1\n")
                     wait_for_stderr(child, "an edit starts it again", times=version // 5 + 1)
                 if version:
                     edit(version)

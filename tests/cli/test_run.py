@@ -64,6 +64,10 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         tmp_path,
         SHOP,
         """
+        from servicegroup import _exit
+
+        _exit.PRINT_SECONDS = 30.0  # the thread that prints may come late
+
         def hangs():
             say("stopping")
             threading.Event().wait()
@@ -90,14 +94,24 @@ def test_code_that_never_lets_go_of_the_interpreter_lock_ends_all_the_same(tmp_p
         group.defer(lambda: re.match(r"(a+)+$", "a" * 60 + "b"))
     """,
     )
-    with Command(tmp_path, "run", "shop:group", "--shutdown-timeout", "0.3") as child:
+    # As long as it may take until the lock is taken.
+    with Command(tmp_path, "run", "shop:group", "--shutdown-timeout", "4") as child:
         assert stopped(child) == 1
         assert "re.match" in child.stderr or "in <lambda>" in child.stderr
 
 
 def test_a_thread_that_the_import_starts_does_not_keep_it(tmp_path: Path) -> None:
-    write(tmp_path, SHOP, "threading.Thread(target=threading.Event().wait).start()")
-    with Command(tmp_path, "run", "shop:group", "--shutdown-timeout", "0.3") as child:
+    write(
+        tmp_path,
+        SHOP,
+        """
+        from servicegroup import _exit
+
+        _exit.PRINT_SECONDS = 30.0  # the thread that prints may come late
+        threading.Thread(target=threading.Event().wait).start()
+    """,
+    )
+    with Command(tmp_path, "run", "shop:group", "--shutdown-timeout", "4") as child:
         assert stopped(child) == 0
         assert child.said("end") == ["end b", "end a"]
         assert "ending the process, which did not end by itself" in child.stderr
@@ -135,13 +149,13 @@ def test_limits_go_before_those_of_the_program(tmp_path: Path) -> None:
         """
         class Tells(Worker):
             def stop(self):
-                say("left", self.remaining() < 6)
+                say("left", self.remaining() < 60)
 
         group.add(Tells("c"), stop_timeout=1000)
     """,
     )
     with Command(
-        tmp_path, "run", "shop:group", "--shutdown-timeout", "6", "--drain-delay", "0.2"
+        tmp_path, "run", "shop:group", "--shutdown-timeout", "60", "--drain-delay", "0.2"
     ) as child:
         child.wait_for("ready")
         at = child.send(signal.SIGTERM)

@@ -26,12 +26,15 @@ from servicegroup.observe.admin import AdminServer
 from tests.child import PATIENCE, Child
 from tests.cli.admin import Waits, answering, ok, running
 from tests.cli.idle import wait_until_idle
-from tests.fake_time import wait_until
+from tests.observe.test_health import wait_for
 
 WATCH = """
 from servicegroup.cli.status import command
 command(["--watch", {port!r}])
 """
+
+
+SECONDS = r"\d+\.\d+ s"  # little on a quiet machine
 
 
 def status(*arguments: str) -> Result:
@@ -45,8 +48,8 @@ def test_a_group_that_is_ready_is_shown_and_the_exit_code_is_0() -> None:
     title, head, admin, waits = result.output.splitlines()
     assert title == f"group 'shop' is running, ready; pid {os.getpid()}"
     assert head.split("  ")[1] == "service"
-    assert re.fullmatch(r"  admin    running  0\.\d{3} s +0\.\d{3} s", admin)
-    assert re.fullmatch(r"  Waits    running  0\.\d{3} s +0\.\d{3} s", waits)
+    assert re.fullmatch(rf"  admin    running  {SECONDS} +{SECONDS}", admin)
+    assert re.fullmatch(rf"  Waits    running  {SECONDS} +{SECONDS}", waits)
 
 
 def test_one_that_is_not_ready_says_why_and_the_exit_code_is_1() -> None:
@@ -76,8 +79,8 @@ def test_parts_restarts_and_failures_are_shown() -> None:
         shop.group.add(inner)
         forever = Restart(delay=1000, jitter=0)
         shop.group.add(with_start(fails), name="fails", on_failure=forever)
-        wait_until(lambda: inner.status()[0].stalled)
-        wait_until(lambda: shop.group.status()[-1].error is not None)
+        wait_for(lambda: inner.status()[0].stalled)
+        wait_for(lambda: shop.group.status()[-1].state is State.BACKING_OFF)
         lines = status(shop.port).output.splitlines()
     assert any(line.startswith("    inner/Silent  running, stalled  ") for line in lines)
     (row,) = [line for line in lines if line.startswith("  fails")]
@@ -122,12 +125,13 @@ def test_what_is_no_address_is_refused(wrong: str) -> None:
 
 
 def test_where_nobody_listens_the_exit_code_is_3() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = str(gone.getsockname()[1])
-    for arguments in ([port], ["--watch", port]):
-        result = status(*arguments)
-        assert result.exit_code == 3
-        assert f"http://127.0.0.1:{port} does not answer: nobody listens there" in result.output
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # so that nobody else does
+        port = str(deaf.getsockname()[1])
+        for arguments in ([port], ["--watch", port]):
+            result = status(*arguments)
+            assert result.exit_code == 3
+            assert f"http://127.0.0.1:{port} does not answer: nobody listens there" in result.output
 
 
 ODD = b'{"group": "g", "state": 7, "pid": 1, "now": 0, "services": [{"name": "a"}]}'
@@ -184,7 +188,7 @@ def test_in_a_pipe_what_happens_is_a_line_each_until_the_end() -> None:
         child = ended.enter_context(Child(WATCH.format(port=shop.port)))
         child.wait_for("  Waits    running")
         shop.group.add(Waits(), name="late")
-        wait_for_line(child, r"^\d\d:\d\d:\d\d\.\d{3}  ServiceReady  late  0\.\d+ s$")
+        wait_for_line(child, rf"^\d\d:\d\d:\d\d\.\d{{3}}  ServiceReady  late  {SECONDS}$")
         shop.group.stop("enough")
         wait_for_line(child, r"GroupStopping  shop  enough")
         child.wait_for("group 'shop': its admin server has ended")
@@ -198,7 +202,7 @@ def test_a_watch_that_begins_during_the_stop_ends_with_it() -> None:
     with ExitStack() as ended, running(Waits()) as shop:
         shop.group.add(slow, name="slow")
         shop.group.stop()
-        wait_until(lambda: shop.group.status()[-1].state is State.STOPPING)
+        wait_for(lambda: shop.group.status()[-1].state is State.STOPPING)
         child = ended.enter_context(Child(WATCH.format(port=shop.port)))
         child.wait_for("group 'shop' is stopping, not ready")
         release.set()
@@ -212,7 +216,12 @@ def test_a_program_that_is_killed_is_missed() -> None:
     group = ServiceGroup(name="shop")
     admin = group.add(AdminServer(group, port=0))
     group.add(Worker("api"))
-    group.subscribe(lambda event: say("port", admin.port) if group.is_ready else None)
+
+    def tell(event):
+        if isinstance(event, events.GroupReady):  # the last that the watch could hear
+            say("port", admin.port)
+
+    group.subscribe(tell)
     group.run()
     """
     with Child(program) as shop:

@@ -122,11 +122,12 @@ def test_a_reader_that_never_reads_costs_neither_the_end_nor_the_report(tmp_path
             os.set_blocking(2, True)
 
         # No subscriber hears of anything: their thread is held up by the log.
+        _run.FLUSH_SECONDS = 0.1
         group.add(with_start(lambda stopping: (say("up"), stopping.wait())))
     """,
     )
     launcher = ("sh", "-c", 'mkfifo log; exec 3<>log; exec "$@" 2>log', "sh")
-    arguments = ("run", "shop:group", "--report", "report.json", "--shutdown-timeout", "0.3")
+    arguments = ("run", "shop:group", "--report", "report.json", "--shutdown-timeout", "4")
     with Command(tmp_path, *arguments, launcher=launcher) as child:
         child.wait_for("up")
         child.send(signal.SIGTERM)

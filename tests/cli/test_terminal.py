@@ -20,8 +20,9 @@ from tests.cli.pseudo_terminal import PseudoTerminal
 
 # Writes nothing of its own, past the table or to a terminal that has gone.
 QUIET = """
-    from servicegroup import Service, ServiceGroup, with_start
+    from servicegroup import Service, ServiceGroup, _run, with_start
 
+    _run.FLUSH_SECONDS = 30.0  # the subscribers' thread may come late
     group = ServiceGroup(name="shop")
     for name in "ab":
         group.add(with_start(lambda stopping: stopping.wait()), name=name)
@@ -184,7 +185,7 @@ class Pane:
 
 @contextmanager
 def pane(directory: Path) -> Iterator[Pane]:
-    opened = Pane(f"servicegroup-{directory.name}", directory)
+    opened = Pane(f"servicegroup-{os.getpid()}-{directory.name}", directory)
     try:
         yield opened
     finally:

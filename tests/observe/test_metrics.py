@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -30,7 +30,7 @@ from servicegroup import (
 from servicegroup.observe import metrics
 from servicegroup.observe.metrics import GroupCollector, register, unregister
 from tests.debian import require
-from tests.fake_time import wait_until
+from tests.observe.test_health import PATIENCE, wait_for
 
 Samples = dict[tuple[str, ...], float]
 
@@ -44,6 +44,18 @@ def shop(name: str = "shop", **options: float) -> ServiceGroup:
     group.add(with_start(waits), name="database")
     group.add(with_start(waits), name="api")
     return group
+
+
+def end_of(group: ServiceGroup) -> Callable[[], None]:
+    """What waits until the subscribers before it have heard of the end of the next run."""
+    told = SimpleQueue[events.Event]()
+    group.subscribe(told.put)
+
+    def wait() -> None:
+        while not isinstance(told.get(timeout=PATIENCE), events.GroupStopped):
+            pass
+
+    return wait
 
 
 def scrape(registry: CollectorRegistry) -> Samples:
@@ -100,6 +112,7 @@ def test_restarts_and_failures_are_counted_through_all_runs(registry: CollectorR
     group.add(with_start(fails), name="broker", on_failure=Restart(delay=0.0, jitter=0.0))
     group.add(with_start(breaks), name="bad", on_failure="continue")
     register(group, registry)
+    ended = end_of(group)
     restarts, failures = (
         "servicegroup_service_restarts_total",
         "servicegroup_service_failures_total",
@@ -108,6 +121,7 @@ def test_restarts_and_failures_are_counted_through_all_runs(registry: CollectorR
     assert first[restarts, "shop", "bad"] == first[failures, "shop", "bad"] == 0
     for runs in (1, 2):
         group.start()
+        ended()
         told = scrape(registry)
         assert told[restarts, "shop", "broker"] == told[failures, "shop", "broker"] == 2 * runs
         assert told[restarts, "shop", "bad"] == 0
@@ -126,7 +140,9 @@ def test_one_that_returned_and_is_restarted_has_not_failed(registry: CollectorRe
 
     group.add(with_start(returns), name="job", on_return=Restart(delay=0.0, jitter=0.0))
     register(group, registry)
+    ended = end_of(group)
     group.start()
+    ended()
     told = scrape(registry)
     assert told["servicegroup_service_restarts_total", "shop", "job"] == 1
     assert told["servicegroup_service_failures_total", "shop", "job"] == 0
@@ -146,17 +162,19 @@ def test_the_abandoned_and_the_stalled_are_counted(registry: CollectorRegistry) 
     group = ServiceGroup(name="shop")
     group.add(inner)
     register(group, registry)
+    ended = end_of(group)
 
     running: list[Samples] = []
 
     def run() -> None:
         with group:
-            wait_until(lambda: inner.status()[0].stalled)
+            wait_for(lambda: inner.status()[0].stalled)
             running.append(scrape(registry))
 
     with pytest.raises(ExceptionGroup):
         run()
     assert running[0]["servicegroup_stalled_services", "shop"] == 1
+    ended()
     told = scrape(registry)
     released.set()
     assert told["servicegroup_abandoned_services", "shop"] == 1
@@ -179,7 +197,7 @@ def test_the_age_of_a_heartbeat_is_told_of_those_that_owe_one(registry: Collecto
     name = "servicegroup_service_heartbeat_age_seconds"
     assert name not in {key[0] for key in scrape(registry)}
     with group:
-        wait_until(lambda: scrape(registry)[name, "shop", "inner/beats"] > 0.05)
+        wait_for(lambda: scrape(registry)[name, "shop", "inner/beats"] > 0.05)
         before = time.monotonic()
         beats.heartbeat()
         told = scrape(registry)
@@ -224,20 +242,22 @@ def test_the_drain_is_told_while_it_lasts_and_afterwards(registry: CollectorRegi
 
     group.add(Drains())
     register(group, registry)
+    ended = end_of(group)
     watched = metrics._collectors[registry]._watched["shop"]
     with group:
         assert name not in scrape(registry)
         group.stop()
         drains.wait()
-        wait_until(lambda: name in scrape(registry))
+        wait_for(lambda: name in scrape(registry))
         assert watched._drain_began is not None
         watched._now = lambda: watched._drain_began + 5.0  # type: ignore[operator]
         assert scrape(registry)[name] == pytest.approx(5.0)
         watched._now = lambda: math.inf
         drained.set()
+    ended()
     assert 0.0 <= scrape(registry)[name] < 60.0  # the end of the block is in a hurry
     with group:
-        wait_until(lambda: name not in scrape(registry))
+        wait_for(lambda: name not in scrape(registry))
 
 
 def test_the_drain_of_a_nested_group_is_not_that_of_the_whole(registry: CollectorRegistry) -> None:
@@ -245,12 +265,10 @@ def test_the_drain_of_a_nested_group_is_not_that_of_the_whole(registry: Collecto
     group = shop()
     group.add(inner)
     register(group, registry)
-    told = SimpleQueue[events.Event]()
-    group.subscribe(told.put)
+    ended = end_of(group)  # the first that ends is the inner one
     with group:
         inner.stop()
-        while not isinstance(told.get(timeout=30), events.GroupStopped):
-            pass
+        ended()
         assert ("servicegroup_drain_duration_seconds", "shop") not in scrape(registry)
 
 

@@ -24,6 +24,7 @@ def page() -> Iterator[sync_api.Page]:
         opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = opened.new_page()
         page.set_default_timeout(1000 * PATIENCE)
+        sync_api.expect.set_options(1000 * PATIENCE)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -57,9 +58,8 @@ def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
     page: sync_api.Page,
 ) -> None:
     expect = sync_api.expect
-    expect.set_options(1000 * PATIENCE)
     release = threading.Event()
-    group = ServiceGroup(name="shop", drain_delay=1.0, shutdown_timeout=100.0)
+    group = ServiceGroup(name="shop", drain_delay=3600.0, shutdown_timeout=7200.0)
     admin = group.add(AdminServer(group, port=0))
     api = group.add(Announces())
     flaky = group.add(Flaky())
@@ -67,7 +67,7 @@ def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
     def hang() -> None:
         release.wait()  # here it hangs
 
-    group.add(with_start(lambda stopping: stopping.wait(), hang), name="slow", stop_timeout=100.0)
+    group.add(with_start(lambda stopping: stopping.wait(), hang), name="slow", stop_timeout=3600.0)
     with started(group):
         wait_for(lambda: admin.port is not None)
         page.goto(admin.url)
@@ -91,6 +91,7 @@ def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
         expect(page.locator("#log")).to_contain_text("ServiceRestarting")
         group.stop()
         expect(page.locator("#state")).to_have_text("draining")
+        group._run.post(group._run.on_stop, "now", True)  # as Ctrl-C: no delay
         expect(row(page, "slow")).to_contain_text("stopping")
         expect(row(page, "slow").locator("pre")).to_contain_text("release.wait()  # here it hangs")
         page.set_viewport_size({"width": 400, "height": 800})
@@ -100,18 +101,16 @@ def test_the_page_follows_failures_restarts_drain_and_a_stop_that_hangs(
         expect(page.locator("#link")).to_have_text("not connected")
 
 
-def test_the_page_connects_again_to_the_next_run(page: sync_api.Page) -> None:
+def test_the_page_connects_again_to_the_next_run(page: sync_api.Page, free_port: int) -> None:
     expect = sync_api.expect
-    expect.set_options(1000 * PATIENCE)
     group = ServiceGroup(name="shop")
-    admin = group.add(AdminServer(group, port=0))
+    admin = group.add(AdminServer(group, port=free_port))
     with group:
-        port = admin.port or 0
         page.goto(admin.url)
         expect(page.locator("#link")).to_have_text("live")
     expect(page.locator("#link")).to_have_text("not connected")
     again = ServiceGroup(name="next")
-    again.add(AdminServer(again, port=port))
+    again.add(AdminServer(again, port=free_port))
     with again:
         expect(page.locator("#group")).to_have_text("next")
         expect(page.locator("#link")).to_have_text("live")

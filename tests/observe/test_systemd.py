@@ -20,6 +20,7 @@ from servicegroup import Restart, Service, ServiceGroup, ServiceStatus, State, e
 from servicegroup.observe import systemd
 from servicegroup.observe.systemd import notify_systemd
 from tests.child import Child
+from tests.observe.test_health import wait_for
 
 PATIENCE = 30.0
 
@@ -91,6 +92,8 @@ def manager(
         monkeypatch.delenv(name, raising=False)
     yield made
     made.socket.close()
+    for watchdog in watchdogs():  # or the next test would find it
+        watchdog.join(PATIENCE)
 
 
 @pytest.fixture
@@ -372,6 +375,8 @@ def test_with_its_own_pid_it_pings_by_the_real_clock(
     with group:
         for _ in range(3):
             manager.until("WATCHDOG=1")
+        group.stop()
+        manager.until("STOPPING=1")  # pings that nobody reads would hold it up
 
 
 def test_without_a_watchdog_there_is_no_thread_for_it(manager: Manager) -> None:
@@ -440,6 +445,7 @@ def test_what_only_informs_never_waits_and_the_rest_not_for_ever(
     with group:
         pass
     assert group.wait(PATIENCE).exit_code == 0
+    wait_for(lambda: len(waited) >= 7)
     assert sorted(str(one) for one in waited) == ["0.0"] * 5 + ["0.01"] * 2
     told = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert len(told) == 1
@@ -488,9 +494,12 @@ def assert_silent(manager: Manager) -> None:
 # -- the whole ------------------------------------------------------------------------------------
 
 PROGRAM = """
+from servicegroup import _run
 from servicegroup.observe.systemd import notify_systemd
 
-group = group_of("database", "api", name="shop", drain_delay=0.1, shutdown_timeout=8.0)
+_run.FLUSH_SECONDS = 30.0  # the subscribers' thread may come late
+
+group = group_of("database", "api", name="shop", drain_delay=0.1, shutdown_timeout=28.0)
 notify_systemd(group)
 group.run()
 """
@@ -499,7 +508,9 @@ group.run()
 def test_a_program_under_systemd_from_start_through_drain_to_stop(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "50000")
+    # So slow that they do not fill the socket while this thread stands still: what only informs
+    # would be lost.
+    monkeypatch.setenv("WATCHDOG_USEC", "1500000")
     with Child(PROGRAM) as child:
         told = manager.until("READY=1")
         told += manager.until("WATCHDOG=1")
@@ -517,7 +528,7 @@ def test_a_program_under_systemd_from_start_through_drain_to_stop(
         "STATUS=ready",
         "STOPPING=1",
         "STATUS=draining: SIGTERM",
-        "EXTEND_TIMEOUT_USEC=10000000",
+        "EXTEND_TIMEOUT_USEC=30000000",
         "STATUS=stopping api: SIGTERM",
         "STATUS=stopping database: SIGTERM",
         "STATUS=stopped: SIGTERM",

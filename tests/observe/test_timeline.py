@@ -26,6 +26,7 @@ from servicegroup.observe._chain import start_chain, stop_chain
 from servicegroup.observe._rows import run_rows
 from servicegroup.observe._timeline_svg import ROWS
 from tests.child import Child
+from tests.observe.test_health import PATIENCE, wait_for
 
 SVG = "{http://www.w3.org/2000/svg}"
 BEGAN = 1_700_000_000.0
@@ -138,7 +139,7 @@ def test_the_chain_of_a_real_run_has_all_that_waited() -> None:
         group.add(Gate(), name=f"s{number}")
     with group:
         pass
-    rows = run_rows(group.wait(30)).rows
+    rows = run_rows(group.wait(PATIENCE)).rows
     order = [f"s{number}" for number in range(50)]
     assert names(start_chain(rows)) == order
     assert names(stop_chain(rows)) == order[::-1]
@@ -392,7 +393,8 @@ def test_the_suffix_says_what_is_written_when_the_group_has_ended(tmp_path: Path
         timeline.write_report(group, tmp_path / f"report.{suffix}")
     with group:
         assert list(tmp_path.iterdir()) == []
-    ended = group.wait(30)
+    ended = group.wait(PATIENCE)
+    wait_for((tmp_path / "report.txt").exists)  # the last of them
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(ended.to_json())
     assert (tmp_path / "report.svg").read_text() == timeline.svg(ended)
     assert (tmp_path / "report.txt").read_text() == timeline.text(ended)
@@ -409,7 +411,8 @@ def test_each_run_writes_anew_and_a_nested_group_does_not(
     for _ in range(2):
         with outer:
             inner.stop()
-            inner.wait(30)
+            inner.wait(PATIENCE)
+        wait_for(file.exists)
         assert json.loads(file.read_text())["name"] == "outer"
         file.unlink()
     assert "no report" not in caplog.text
@@ -423,6 +426,7 @@ def test_whoever_reads_the_last_report_reads_it_to_the_end(tmp_path: Path) -> No
     with file.open() as last:
         with group:
             pass
+        wait_for(lambda: file.read_text() != "the last one")
         assert last.read() == "the last one"
     assert file.read_text().startswith("group 'shop'")
 
@@ -434,6 +438,7 @@ def test_a_report_is_written_also_of_a_failure(tmp_path: Path) -> None:
     timeline.write_report(group, file)
     with pytest.raises(ServiceGroupError) as caught:
         group.start()
+    wait_for(file.exists)
     assert file.read_text() == timeline.text(caught.value.report)
 
 
@@ -446,8 +451,8 @@ def test_a_disk_that_takes_nothing_is_logged_and_changes_nothing(
     timeline.write_report(group, directory / "report.json")
     with group:
         directory.rmdir()
-    assert group.wait(30).exit_code == 0
-    assert "raised at GroupStopped" in caplog.text
+    assert group.wait(PATIENCE).exit_code == 0
+    wait_for(lambda: "raised at GroupStopped" in caplog.text)
     assert "No such file or directory" in caplog.text
 
 
@@ -465,7 +470,7 @@ def test_what_was_there_stays_whole_when_the_disk_is_full(
     timeline.write_report(group, file)
     with group:
         pass
-    assert "No space left" in caplog.text
+    wait_for(lambda: "No space left" in caplog.text)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [
         ("report.json", b"the last one")
     ]
@@ -482,7 +487,7 @@ def test_the_directory_is_that_of_the_moment_it_was_named(
     monkeypatch.chdir(elsewhere)
     with group:
         pass
-    assert (tmp_path / "report.txt").exists()
+    wait_for((tmp_path / "report.txt").exists)
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
@@ -500,8 +505,10 @@ def test_a_program_that_ends_with_run_leaves_its_report(
     monkeypatch.chdir(tmp_path)
     with Child(
         """
+        from servicegroup import _run
         from servicegroup.observe.timeline import write_report
 
+        _run.FLUSH_SECONDS = 30.0  # the subscribers' thread may come late
         group = ServiceGroup(name="shop", stop_timeout=0.1)
         group.add(with_start(lambda: time.sleep(60)), name="deaf")
         group.add(with_start(group.stop), name="once")
