@@ -308,15 +308,19 @@ def test_a_stop_while_the_broker_is_away_is_answered_at_once(where: str) -> None
         store.before["open"] = lambda _: asyncio.Event().wait()
     else:
         store.before["open"] = lambda broker: broker.lose()
-    consumer = Consumer(store, nothing, reconnect=PAUSE)
-    group = patient_group()
-    group.add(consumer)
-    thread = threading.Thread(target=group.start, daemon=True)
-    thread.start()
-    wait_for(lambda: store.connections)
-    group.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    seconds = []
+    for number in range(7):  # any of which may be late on a busy machine
+        group = patient_group()
+        group.add(Consumer(store, nothing, reconnect=PAUSE))
+        thread = threading.Thread(target=group.start, daemon=True)
+        thread.start()
+        wait_for(lambda n=number: len(store.connections) > n)  # type: ignore[misc]
+        at = time.monotonic()
+        group.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        seconds.append(time.monotonic() - at)
+    assert min(seconds) < 0.1
 
 
 def test_a_lost_connection_is_made_anew_and_readiness_tells() -> None:
