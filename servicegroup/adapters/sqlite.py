@@ -338,6 +338,9 @@ class _SqliteBroker(Broker):
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._clock = math.inf  # by how much it is ahead of the one that is never set
+        # For the thread of the connection: what is in hand, and until when all of it is kept.
+        self._held: set[tuple[object, object]] = set()
+        self._until = 0.0
         self._bell: Bell | None = None
         self._rung = asyncio.Event()
         self._interrupted = False
@@ -385,8 +388,13 @@ class _SqliteBroker(Broker):
                 return [], 0.0
             now = self._now(connection)
             until = now + self._lease
+            if now >= self._until:
+                # It has stood still for longer than a lease, and would take its own once more.
+                connection.executemany(KEEP, [(until, *token) for token in self._held])
+                self._until = until
             values = {"until": until, "queue": self._queue.name, "now": now, "n": limit}
             rows = sorted(connection.execute(TAKE, values).fetchall())
+        self._held.update((row[0], row[-1]) for row in rows)
         if rows:
             return rows, 0.0
         due = connection.execute(NEXT, [self._queue.name]).fetchone()[0]
@@ -434,8 +442,11 @@ class _SqliteBroker(Broker):
         await self._write(BURY, [delivery], lambda: words, tell=True)
 
     async def keep(self, deliveries: Sequence[Delivery]) -> None:
-        until = self._lease
-        await self._write(KEEP, deliveries, lambda: (time.time() + until,), warn=False)
+        def values() -> tuple[object, ...]:
+            self._until = time.time() + self._lease
+            return (self._until,)
+
+        await self._write(KEEP, deliveries, values, warn=False)
 
     async def _write(
         self,
@@ -455,6 +466,8 @@ class _SqliteBroker(Broker):
                 for one in deliveries:
                     if not connection.execute(statement, (*first, *one.token)).rowcount:
                         lost.append(one.message.id)
+            if statement != KEEP:
+                self._held.difference_update(one.token for one in deliveries)
             if tell:
                 ring(self._queue.path)
             return lost

@@ -432,6 +432,31 @@ def test_what_is_put_off_is_not_in_hand_and_comes_when_it_is_due(
     assert times[1] - times[0] >= 0.45
 
 
+def test_one_that_stood_still_for_longer_than_its_lease_takes_nothing_of_its_own(
+    queue: SqliteQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.put_many(["one", "two"])
+    consumer = SqliteConsumer(queue, print, lease=0.2)
+
+    async def wake_late() -> None:
+        broker = consumer._new_broker()
+        try:
+            await broker.open()
+            before = await broker.fetch(2)
+            await broker.ack(before[:1])
+            time.sleep(0.3)
+            queue.put("three")
+            after = await broker.fetch(10)
+            assert [one.message.text() for one in [*before, *after]] == ["one", "two", "three"]
+            await broker.ack([*before[1:], *after])
+        finally:
+            await broker.close()
+
+    asyncio.run(wake_late())
+    assert len(queue) == 0
+    assert caplog.text == ""
+
+
 def test_a_lease_that_was_lost_is_told_and_nothing_is_done(
     queue: SqliteQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
