@@ -234,7 +234,7 @@ def test_no_process_is_left_when_a_condition_raises(tmp_path: Path) -> None:
 def test_it_gets_the_environment_that_is_given() -> None:
     program = python("import os, time; print(os.environ['WHAT'], flush=True); time.sleep(3600)")
     env = {**os.environ, "WHAT": "given"}
-    kills = kill_at_random(program, up="given", until=lambda: True, times=1, within=0, env=env)
+    kills = kill_at_random(program, up="given\n", until=lambda: True, times=1, within=0, env=env)
     assert kills.lives[0].output == "given\n"
 
 

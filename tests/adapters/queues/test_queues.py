@@ -197,8 +197,10 @@ def test_kill_9_loses_nothing(rig: Rig) -> None:
     wanted, prefetch = bodies(MESSAGES), 20
     rig.publish(*wanted)
     step = MESSAGES // (MOMENTS + 1)
+    # What Kafka's consumer has handled is committed a while later: fewer than are in hand by then.
+    seconds = 0.02 if rig.kind == "kafka" else 0.001
     for moment in range(MOMENTS):
-        with Consumer(rig, concurrency=4, prefetch=prefetch, seconds=0.001, attempts=99) as one:
+        with Consumer(rig, concurrency=4, prefetch=prefetch, seconds=seconds, attempts=99) as one:
             at = step * moment + random.randrange(1, step)
             wait_for(lambda at=at: len(handled(rig)) >= at, lambda: len(handled(rig)))  # type: ignore[misc]
             os.kill(one.pid, signal.SIGKILL)
