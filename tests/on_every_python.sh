@@ -3,7 +3,7 @@
 # The interpreters are looked for by name, and where pyenv puts them.
 set -u
 # In seconds; a test that hangs is named much earlier, see setup.cfg.
-limit=$(command -v timeout >/dev/null && echo "timeout --kill-after=60 1500")
+limit=$(command -v timeout >/dev/null && echo "timeout --kill-after=60 2400")
 found= failed=
 for version in 3.11 3.12 3.13; do
     for python in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
