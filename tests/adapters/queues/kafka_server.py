@@ -70,6 +70,12 @@ def main() -> None:
                     cluster, ctypes.c_int16(int(number)), ctypes.c_size_t(len(codes)), values
                 )
                 done = 0
+            case ["late", number, *milliseconds]:  # the answers to the next requests of that kind
+                pairs = [ctypes.c_int(one) for late in milliseconds for one in (0, int(late))]
+                done = library.rd_kafka_mock_broker_push_request_error_rtts(
+                    *(cluster, ctypes.c_int32(1), ctypes.c_int16(int(number))),
+                    *(ctypes.c_size_t(len(milliseconds)), *pairs),
+                )
             case ["left"]:  # how many members have said good bye
                 done = count(library, cluster, LEAVE_GROUP)
             case _:

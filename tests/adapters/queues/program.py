@@ -81,7 +81,8 @@ class Work:
             say("first")
 
     def _write(self, line: str) -> None:
-        os.write(self._log, f"{line}\n".encode())  # at once whole, or not at all
+        # At once whole, or not at all: a kill -9 may tear what lies across two pages.
+        os.write(self._log, line.encode().ljust(63) + b"\n")
 
 
 def main(

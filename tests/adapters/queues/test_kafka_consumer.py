@@ -264,6 +264,9 @@ def test_each_partition_is_in_order_also_when_one_of_many_is_killed(rig: Rig, nu
 
 # This cluster waits for members no longer than for a session, instead of max.poll.interval.ms.
 PATIENT = {"session.timeout.ms": 9_000}
+# The leader, who was here before, is to hear of each new group after the other. They ask to join in
+# this order: the other, the leader, the leader once it has given partitions away, the other.
+FOLLOWERS_FIRST = "late 11 0 1500 1500 0"
 
 
 @pytest.mark.slow
@@ -295,6 +298,7 @@ def hand_over(rig: Rig) -> tuple[list[str], list[str]]:
     with Running(rig, hold, concurrency=PARTITIONS, config=config) as first:
         first.wait_until_seen(*bodies(PARTITIONS))
         wait_for(lambda: first.consumer.in_hand == 8, lambda: first.consumer.in_hand)
+        rig.tell(FOLLOWERS_FIRST)
         with Running(rig, config=config) as second:
             second.wait_for()
             # It lets go what it has not begun of two partitions.
@@ -319,6 +323,7 @@ def test_who_joins_gets_what_fails_meanwhile_without_its_pause(rig: Rig) -> None
     options: Any = {"concurrency": PARTITIONS, "retry": pause, "config": PATIENT}
     with Running(rig, fail, **options) as first:
         first.wait_until_seen(*bodies(PARTITIONS))
+        rig.tell(FOLLOWERS_FIRST)
         with Running(rig, config=PATIENT) as second:
             second.wait_for()
             leaving: Any = first.consumer._client

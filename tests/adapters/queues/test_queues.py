@@ -60,7 +60,8 @@ def handled(rig: Rig) -> list[str]:
     """The bodies that were handled, by all consumers so far."""
     log = rig.directory / "handled.log"
     # One is just writing, maybe, what has no end of line yet.
-    return log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
+    lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
+    return [line.rstrip() for line in lines]
 
 
 def wait_for(condition: Callable[[], object], what: Callable[[], object]) -> None:
