@@ -67,6 +67,17 @@ def lives(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def halt(pid: int) -> None:
+    """Return when all of its threads are stopped: they may go on for a while after the signal."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_for(
+        lambda: all(
+            stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in tasks.glob("*/stat")
+        )
+    )
+
+
 def zombies() -> list[str]:
     """The children of this process that nobody has reaped."""
     found = []
@@ -695,7 +706,7 @@ def test_a_worker_that_hangs_leaves_the_others_their_stop(
     group.add(service)
     with failing(group) as errors:
         first, second = service.pids
-        os.kill(second, signal.SIGSTOP)
+        halt(second)
     [error] = errors
     assert isinstance(error, ChildStopTimeoutError)
     assert (error.pid, error.signal) == (second, signal.SIGKILL)
@@ -712,7 +723,7 @@ def test_a_stop_that_comes_when_one_has_failed_already(
     group.add(service)
     with failing(group) as errors:
         first, second, third = service.pids
-        os.kill(third, signal.SIGSTOP)
+        halt(third)
         (tmp_path / f"fail-{first}").touch()
         wait_for(lambda: group.status()[0].parts[2].stopping_at is not None)
     assert group.status()[0].state is State.FAILED
@@ -889,7 +900,7 @@ def test_a_child_that_is_stopped_gives_no_heartbeat(tmp_path: Path) -> None:
     service = group.add(InProcess(partial(services.Beating, tmp_path)), heartbeat_timeout=0.3)
     told = stalls(group)
     with group:
-        os.kill(service.pids[0], signal.SIGSTOP)
+        halt(service.pids[0])
         wait_for(lambda: told)
         os.kill(service.pids[0], signal.SIGCONT)
         wait_for(lambda: "ServiceRecovered" in told)
